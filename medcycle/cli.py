@@ -1,0 +1,203 @@
+"""The command line: one thin function a command, which imports what it needs; no logic."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medcycle.errors import MedcycleError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Unpaired translation between medical image domains: MR to CT synthesis, scanner harmonization. "
+    "Research use only.",
+)
+configs = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, copy and check configurations.")
+app.add_typer(configs, name="config")
+
+ConfigOption = Annotated[str, typer.Option("--config", "-c", help="A YAML file, or the name of a shipped one.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Override any key.")]
+
+
+def main() -> None:
+    """Run the command line; a MedcycleError becomes its message and exit code 2."""
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    try:
+        app()
+    except MedcycleError as error:
+        print(f"medcycle: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("medcycle: stopped. What was written before is complete; run the same command again.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _version(show: bool) -> None:
+    if show:
+        from medcycle import __version__
+
+        typer.echo(f"medcycle {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    config: ConfigOption,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME of the configuration.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint, exactly.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; write nothing.")] = False,
+) -> None:
+    """Train both directions from two folders of unpaired scans."""
+    from medcycle.config import load_config
+
+    settings = load_config(config, overrides or [])
+    folder = out or Path("runs") / Path(config).stem
+    if dry_run:
+        from medcycle.training.setup import plan
+
+        for name, fact in plan(settings).items():
+            typer.echo(f"{name + ':':<22} {fact}")
+        typer.echo(f"{'run folder:':<22} {folder} (nothing written)")
+        return
+    from medcycle.training.loop import train as run_training
+
+    outcome = run_training(settings, folder, resume=resume)
+    if outcome.finished:
+        typer.echo(f"Done: {outcome.step} steps. Models, previews and report.html are in {outcome.run}")
+    else:
+        sys.exit(130)
+
+
+@app.command()
+def prepare(config: ConfigOption, overrides: Overrides = None) -> None:
+    """Prepare the scans of a configuration ahead of training (training does it by itself)."""
+    from rich.console import Console
+
+    from medcycle.config import load_config
+    from medcycle.training.loop import prepare_with_progress
+
+    settings = load_config(config, overrides or [])
+    prepare_with_progress(settings, Console(stderr=True))
+    typer.echo(f"Prepared scans are in {settings.prepare.cache}")
+
+
+@app.command()
+def inspect(
+    target: Annotated[list[str], typer.Argument(help="A configuration, or files, folders or globs of scans.")],
+    out: Annotated[Path | None, typer.Option(help="Also write the audit as JSON.")] = None,
+) -> None:
+    """Audit scans before training: geometry, intensities, what would be refused, suspicions."""
+    from medcycle.console import print_audit
+    from medcycle.training.setup import audit_targets
+
+    found = audit_targets(target)
+    print_audit(found)
+    if out is not None:
+        import json
+
+        from medcycle.io.files import write_file
+
+        write_file(out, json.dumps(found.to_dict(), indent=2))
+    if any(scan.refused for domain in found.domains for scan in domain.scans):
+        sys.exit(2)
+
+
+@app.command()
+def translate(
+    source: Annotated[str, typer.Argument(metavar="IN", help="A scan, a DICOM folder, a folder of many, a glob.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A file, or a folder (of scans, or a DICOM series).")],
+    model: Annotated[Path, typer.Option(help="A run folder, or a .safetensors model.")],
+    to: Annotated[str | None, typer.Option(help="Name of the domain to translate to.")] = None,
+    format: Annotated[str | None, typer.Option(help="For many scans: nii.gz, mha, nrrd, png or dicom.")] = None,  # noqa: A002
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+    series: Annotated[str | None, typer.Option(help="DICOM: which series of the folder.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="At once; default 8 planes or 1 patch.")] = None,
+    overlap: Annotated[float, typer.Option(min=0, max=0.9, help="3D: overlap of the windows.")] = 0.5,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, bf16, fp16 or fp32.")] = "auto",
+) -> None:
+    """Translate scans; the output has the input's grid and is written by the output's name."""
+    from medcycle.console import scan_progress
+    from medcycle.inference import Translator, translate_paths
+
+    translator = Translator.load(
+        model, to=to, device=device, batch_size=batch_size, overlap=overlap, precision=precision
+    )
+    with scan_progress("translating") as progress:
+        written = translate_paths(
+            translator, source, out, format=format, overwrite=overwrite, series=series, progress=progress
+        )
+    typer.echo(f"{len(written)} scan(s) written to {out}")
+
+
+@app.command()
+def evaluate(
+    prediction: Annotated[Path, typer.Option(help="Folder (or file) of translated scans.")],
+    reference: Annotated[Path, typer.Option(help="Folder (or file) of the truth, same names.")],
+    mask: Annotated[Path | None, typer.Option(help="Folder (or file) of masks, same names.")] = None,
+    source: Annotated[Path | None, typer.Option("--input", help="The inputs, for the report's pictures.")] = None,
+    metrics: Annotated[str, typer.Option(help="synthrad2023, synthrad2025 or basic.")] = "synthrad2023",
+    out: Annotated[Path | None, typer.Option(help="Folder for metrics.csv, metrics.json and report.html.")] = None,
+) -> None:
+    """Score translated scans against the truth."""
+    from medcycle.console import print_result
+    from medcycle.evaluation import evaluate as score
+
+    result = score(prediction, reference, mask, metrics, out=out, inputs=source)
+    print_result(result)
+    if out is not None:
+        typer.echo(f"Report: {out / 'report.html'}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to work in.")] = Path("demo"),
+) -> None:
+    """Phantom scans, training, translation, evaluation and report: the whole job in minutes on a CPU."""
+    from medcycle.demo import run_demo
+
+    run_demo(out)
+
+
+@configs.command("list")
+def config_list() -> None:
+    """Show the shipped configurations."""
+    from medcycle.config import shipped
+
+    for name, path in shipped().items():
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        typer.echo(f"{name:<20} {first.lstrip('# ')}")
+
+
+@configs.command("copy")
+def config_copy(
+    name: Annotated[str, typer.Argument(help="A shipped configuration.")],
+    to: Annotated[Path | None, typer.Argument(help="File or folder; default the same name here.")] = None,
+) -> None:
+    """Copy a shipped configuration here to edit it."""
+    from medcycle.config import copy_config
+
+    typer.echo(f"Wrote {copy_config(name, to)}")
+
+
+@configs.command("check")
+def config_check(config: Annotated[str, typer.Argument()], overrides: Overrides = None) -> None:
+    """Check a configuration and show it with every default."""
+    from medcycle.config import dump_config, load_config
+
+    typer.echo(dump_config(load_config(config, overrides or [])), nl=False)

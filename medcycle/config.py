@@ -1,0 +1,511 @@
+"""The configuration: frozen, typed sections; every key has a default and a documented unit. Never imports torch.
+
+A mistake is reported as ``file:line  key: what was found, what is allowed``, all mistakes at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from medcycle.errors import ConfigError
+
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Count: TypeAlias = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, unknown keys refused, finite numbers only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class Domain(Section):
+    """One of the two domains: where its scans are and what they are."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*$")]
+    """Short name; appears in file names (mr_to_ct.safetensors) and in `--to NAME`."""
+    path: str | tuple[str, ...]
+    """A folder (searched recursively), a file, a glob pattern, a .csv with a `path` column, or a list of these."""
+    modality: Literal["mr", "ct", "image"]
+    """mr: arbitrary units; ct: HU; image: pictures (8- or 16-bit PNG, JPEG, TIFF) with a fixed range."""
+    patient: str | None = None
+    """Regular expression with one group that finds the patient in a scan's path, for the validation split."""
+    series: str | None = None
+    """DICOM only: which series to take (UID, number or description) where a folder holds several."""
+
+    @field_validator("patient")
+    @classmethod
+    def _one_group(cls, pattern: str | None) -> str | None:
+        import re
+
+        if pattern is not None:
+            try:
+                groups = re.compile(pattern).groups
+            except re.error as error:
+                raise ValueError(f"is not a regular expression: {error}") from None
+            if groups != 1:
+                raise ValueError(f"must hold exactly one group in parentheses, found {groups}")
+        return pattern
+
+
+class Domains(Section):
+    """The two domains; a_to_b translates the first into the second."""
+
+    a: Domain
+    b: Domain
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Domains:
+        if self.a.name == self.b.name:
+            raise ValueError(f"a.name and b.name are both {self.a.name!r}; they name files and must differ")
+        return self
+
+
+class Prepare(Section):
+    """Scan -> array in [-1, 1]. Stored in the model, so that translation prepares and restores the same way."""
+
+    orientation: Annotated[str, Field(pattern=r"^[RLAPSI]{3}$")] | None = "RAS"
+    """Voxel axes of 3D scans after preparation; null keeps each scan's own."""
+    spacing: tuple[Annotated[float, Field(gt=0)] | None, ...] | None = None
+    """Voxel size in mm after preparation, three numbers; null (whole, or one axis) keeps each scan's own."""
+    window: tuple[float, float] = (-1024.0, 3071.0)
+    """ct: the HU that become -1 and +1."""
+    percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] = (0.5, 99.5)
+    """mr: the percentiles of each scan's foreground that become -1 and +1."""
+    range: tuple[float, float] | None = None
+    """image: the values that become -1 and +1; null takes 0..255 (8-bit) or 0..65535 (16-bit)."""
+    foreground: bool = True
+    """mr, ct: find the body, and set everything outside it to air before and after translation."""
+    n4: bool = False
+    """mr: N4 bias field correction (Tustison 2010), about 10 s a scan."""
+    cache: str = "runs/cache"
+    """Folder of the prepared scans (memory-mapped arrays; may be deleted at any time, is rebuilt)."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that prepare scans; 0 takes one per CPU core."""
+
+    @field_validator("spacing")
+    @classmethod
+    def _three(cls, spacing: tuple[float | None, ...] | None) -> tuple[float | None, ...] | None:
+        if spacing is not None and len(spacing) != 3:
+            raise ValueError(f"needs three numbers in mm (null keeps an axis), found {len(spacing)}")
+        return spacing
+
+    @field_validator("orientation")
+    @classmethod
+    def _axes(cls, orientation: str | None) -> str | None:
+        if orientation is not None and any(sum(o in pair for o in orientation) != 1 for pair in ("RL", "AP", "SI")):
+            raise ValueError(
+                "names each of left-right, anterior-posterior and superior-inferior once, as in RAS or LPS"
+            )
+        return orientation
+
+    @field_validator("window", "percentiles", "range")
+    @classmethod
+    def _rising(cls, pair: tuple[float, float] | None) -> tuple[float, float] | None:
+        if pair is not None and not pair[0] < pair[1]:
+            raise ValueError(f"needs [low, high] with low < high, found {list(pair)}")
+        return pair
+
+
+class Augment(Section):
+    """Random changes of each training sample."""
+
+    flip: Share = 0.5
+    """Probability of a mirror image along the first axis of the sample (left-right for axial and coronal)."""
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Largest rotation in degrees, either way."""
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest change of size, as a fraction."""
+    translate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest shift, as a fraction of the sample."""
+    bias_field: Share = 0.0
+    """Probability of a TorchIO bias field (mr only); likewise the four below."""
+    motion: Share = 0.0
+    ghosting: Share = 0.0
+    spike: Share = 0.0
+    noise: Share = 0.0
+
+
+class Sample(Section):
+    """What a training sample is and how it is drawn."""
+
+    axes: Literal["axial", "coronal", "sagittal"] = "axial"
+    """Which planes 2D training and translation use."""
+    size: tuple[Count, ...] = (256, 256)
+    """Voxels of a sample: two numbers make 2D slices, three make 3D patches. Smaller scans are padded with air."""
+    foreground: Share = 0.9
+    """Probability that a sample is drawn where there is tissue; the rest is drawn anywhere."""
+    match_position: bool = False
+    """Draw the plane (or patch) of B at about the same relative height in the body as that of A."""
+    augment: Augment = Augment()
+
+    @field_validator("size")
+    @classmethod
+    def _two_or_three(cls, size: tuple[int, ...]) -> tuple[int, ...]:
+        if len(size) not in (2, 3):
+            raise ValueError(f"needs two numbers (slices) or three (patches), found {len(size)}")
+        return size
+
+
+Norm: TypeAlias = Literal["instance", "batch", "group", "none"]
+
+
+class ResnetConfig(Section):
+    """The original's generator (Johnson 2016; Zhu 2017)."""
+
+    kind: Literal["resnet"] = "resnet"
+    filters: Count = 64
+    blocks: Annotated[int, Field(ge=1, le=64)] = 9
+    norm: Norm = "instance"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    upsample: Literal["transposed", "resize"] = "transposed"
+    """resize (nearest neighbour, then convolution) avoids the checkerboard of transposed convolutions."""
+
+
+class UnetConfig(Section):
+    """The U-Net of pix2pix (Isola 2017)."""
+
+    kind: Literal["unet"] = "unet"
+    filters: Count = 64
+    downs: Annotated[int, Field(ge=2, le=10)] = 8
+    """Number of halvings; the sample is padded to a multiple of 2**downs."""
+    norm: Norm = "instance"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class PatchganConfig(Section):
+    """N-layer PatchGAN (Isola 2017); 3 layers see 70x70 voxels."""
+
+    kind: Literal["patchgan"] = "patchgan"
+    filters: Count = 64
+    layers: Annotated[int, Field(ge=1, le=8)] = 3
+    norm: Norm = "instance"
+
+
+class PixelConfig(Section):
+    """1x1 PatchGAN: judges each voxel by itself."""
+
+    kind: Literal["pixel"] = "pixel"
+    filters: Count = 64
+    norm: Norm = "instance"
+
+
+class Architecture(Section):
+    """The two generators and the two discriminators."""
+
+    generator: Annotated[ResnetConfig | UnetConfig, Field(discriminator="kind")] = ResnetConfig()
+    discriminator: Annotated[PatchganConfig | PixelConfig, Field(discriminator="kind")] = PatchganConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_kinds(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            value = dict(value)
+            for key, kind in (("generator", "resnet"), ("discriminator", "patchgan")):
+                if isinstance(value.get(key), dict):
+                    value[key] = {"kind": kind, **value[key]}
+        return value
+
+
+class Loss(Section):
+    """Weights of the losses (Zhu 2017, eq. 3 and section 5.2)."""
+
+    adversarial: Literal["lsgan", "bce", "hinge", "wgan-gp"] = "lsgan"
+    cycle: Annotated[float, Field(ge=0)] = 10.0
+    identity: Annotated[float, Field(ge=0)] = 0.5
+    """Relative to `cycle`, as in the original; 0 switches it off."""
+    gradient_penalty: Annotated[float, Field(ge=0)] = 10.0
+    """wgan-gp only (Gulrajani 2017, eq. 3)."""
+
+
+class Train(Section):
+    """The schedule and the machine."""
+
+    epochs: Annotated[int, Field(ge=0)] = 100
+    """Epochs at the full learning rate."""
+    decay_epochs: Annotated[int, Field(ge=0)] = 100
+    """Epochs over which it then falls linearly to zero."""
+    samples_per_epoch: Count | None = None
+    """null: the larger domain's number of slices (or patches)."""
+    batch_size: Count = 1
+    """Samples of each domain in a step, over all processes together."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.5, 0.999)
+    pool: Annotated[int, Field(ge=0)] = 50
+    """Size of the image buffer (Shrivastava 2017); 0 switches it off."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay a step of the generators' moving average, which is then what is exported; 0 switches it off."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """auto: bf16 where the device has it, else fp32. Last layer and losses are always fp32."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    checkpointing: bool = False
+    """Recompute the generators' blocks in the backward pass: a third less memory, a fifth more time."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0)] = 1
+    """Threads that draw samples ahead; 0 draws in the training thread."""
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the patients held out (rounded down; the same patients in both domains)."""
+    log_every: Count = 50
+    """Steps between two rows of metrics.csv."""
+    preview_every: Count = 500
+    """Steps between two previews."""
+    checkpoint_every: Count = 1000
+    """Steps between two checkpoints and exports; the newest two are kept."""
+
+
+class Config(Section):
+    """The whole of a training run."""
+
+    domains: Domains
+    prepare: Prepare = Prepare()
+    sample: Sample = Sample()
+    model: Architecture = Architecture()
+    loss: Loss = Loss()
+    train: Train = Train()
+
+    @model_validator(mode="after")
+    def _together(self) -> Config:
+        problems = []
+        if self.train.epochs + self.train.decay_epochs == 0:
+            problems.append("train.epochs + train.decay_epochs is 0: nothing would be trained")
+        if len(self.sample.size) == 2 and self.sample.axes == "sagittal" and self.sample.augment.flip:
+            problems.append("sample.augment.flip would swap front and back in sagittal planes; set it to 0")
+        if self.loss.adversarial == "wgan-gp" and self.model.discriminator.norm == "batch":
+            problems.append(
+                "loss.adversarial wgan-gp needs a discriminator without batch norm (Gulrajani 2017, sec. 4)"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+# --- Reading -------------------------------------------------------------------------------------------------------
+
+
+def shipped() -> dict[str, Path]:
+    """The configurations that come with medcycle, by file name."""
+    here = Path(__file__).resolve().parent
+    folder = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
+    return {path.name: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_config(name: str | Path) -> Path:
+    """The file of that name, or else the shipped configuration of that name.
+
+    Raises:
+        ConfigError: neither exists; lists the shipped ones.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    found = shipped().get(path.name if path.suffix else f"{path.name}.yaml") if path.parent == Path() else None
+    if found is None:
+        near = difflib.get_close_matches(path.name, shipped(), 1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        what = "is a folder, not a file" if path.is_dir() else "no such file"
+        raise ConfigError(f"{name}: {what}.{hint} Shipped configurations: {', '.join(shipped())}")
+    return found
+
+
+def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Read, override and check a configuration.
+
+    Args:
+        path: a YAML file, or the name of a shipped one.
+        overrides: ``section.key=value`` each; the value is read as YAML.
+
+    Raises:
+        ConfigError: with every mistake, one a line, as ``file:line  key: message``.
+    """
+    file = find_config(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read as text: {error}") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{file}{line}  is not YAML: {getattr(error, 'problem', None) or error}") from None
+    except (ValueError, RecursionError) as error:  # a date that is none, endless nesting
+        raise ConfigError(f"{file}  is not usable YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file}  holds {type(values).__name__}; expected sections: {', '.join(Config.model_fields)}")
+    origin: Origin = {}
+    problems = [f"{file}:{line}  {key}: stands twice; keep one" for key, line in _lines(node, (), origin)]
+    problems += _override(values, overrides, origin)
+    config, mistakes = _validate(values, origin, str(file))
+    if config is None or problems:
+        raise ConfigError("\n".join(problems + mistakes))
+    return config
+
+
+def parse_config(values: dict[str, Any], name: str = "config") -> Config:
+    """Check a configuration given as plain values (from Python, or from a checkpoint).
+
+    Raises:
+        ConfigError: with every mistake.
+    """
+    config, mistakes = _validate(values, {}, name)
+    if config is None:
+        raise ConfigError("\n".join(mistakes))
+    return config
+
+
+def dump_config(config: Config) -> str:
+    """The resolved configuration as YAML; reading it gives an equal Config."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=110)
+    return str(text)
+
+
+def copy_config(name: str, to: Path | None = None) -> Path:
+    """Copy a shipped configuration to a file or folder (here by default).
+
+    Raises:
+        ConfigError: no such configuration, the target exists, or cannot be written.
+    """
+    source = shipped().get(name if name.endswith(".yaml") else f"{name}.yaml")
+    if source is None:
+        raise ConfigError(f"{name}: not a shipped configuration. There are: {', '.join(shipped())}")
+    target = to or Path(source.name)
+    if target.is_dir():
+        target = target / source.name
+    try:
+        with target.open("x", encoding="utf-8") as file:
+            file.write(source.read_text(encoding="utf-8"))
+    except FileExistsError:
+        raise ConfigError(f"{target}: exists; remove it or name another file") from None
+    except OSError as error:
+        raise ConfigError(f"{target}: cannot be written ({error.strerror})") from None
+    return target
+
+
+Origin: TypeAlias = dict[tuple[str | int, ...], str]
+
+
+def _lines(node: yaml.Node | None, key: tuple[str | int, ...], origin: Origin) -> list[tuple[str, int]]:
+    """Fill `origin` with each key's line; return the keys that stand twice, with the line of the second."""
+    twice = []
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for name, value in node.value:
+            child = (*key, name.value)
+            if name.value in seen:
+                twice.append((".".join(map(str, child)), name.start_mark.line + 1))
+            seen.add(name.value)
+            origin[child] = f":{name.start_mark.line + 1}"
+            twice += _lines(value, child, origin)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            origin[(*key, index)] = f":{value.start_mark.line + 1}"
+            twice += _lines(value, (*key, index), origin)
+    return twice
+
+
+def _override(values: dict[str, Any], overrides: list[str] | tuple[str, ...], origin: Origin) -> list[str]:
+    """Apply ``section.key=value`` to `values` in place; return what is wrong with them."""
+    problems = []
+    for text in overrides:
+        name, equals, raw = text.partition("=")
+        keys = tuple(name.strip().split("."))
+        if not equals or not all(keys):
+            problems.append(f"override {text!r}: expected section.key=value, such as train.epochs=20")
+            continue
+        try:
+            value = yaml.safe_load(raw)
+        except (yaml.YAMLError, ValueError) as error:
+            problems.append(f"override {text!r}: the value is not YAML: {getattr(error, 'problem', error)}")
+            continue
+        section: Any = values
+        for key in keys[:-1]:
+            if section.get(key) is None:
+                section[key] = {}
+            section = section[key]
+            if not isinstance(section, dict):
+                problems.append(f"override {text!r}: {key} is not a section")
+                break
+        else:
+            if keys[-1] == "kind" and section.get("kind", value) != value:
+                section.clear()  # another architecture: the file's settings of the first do not apply to it
+            section[keys[-1]] = value
+            origin[keys] = f" override {text!r}"
+    return problems
+
+
+def _validate(values: dict[str, Any], origin: Origin, file: str) -> tuple[Config | None, list[str]]:
+    try:
+        return Config.model_validate(values), []
+    except ValidationError as error:
+        return None, [_describe(dict(problem), origin, file) for problem in error.errors()]
+
+
+def _describe(problem: dict[str, Any], origin: Origin, file: str) -> str:
+    """One of pydantic's errors as ``file:line  key: message``."""
+    # The tag of a union stands in pydantic's location but not in the file: leave it out.
+    key: tuple[str | int, ...] = tuple(p for i, p in enumerate(problem["loc"]) if not _is_tag(problem["loc"], i))
+    where = next((origin[key[:n]] for n in range(len(key), 0, -1) if key[:n] in origin), "")
+    place = f"{file}{where}" if where.startswith(":") else (where.strip() or file)
+    name = ".".join(map(str, key))
+    found = problem.get("input")
+    shown = f"found {found!r}" if not isinstance(found, dict | BaseModel) else "found a section"
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind == "extra_forbidden":
+        message = "unknown key." + _suggest(key)
+    elif kind == "missing":
+        message = "is missing and has no default"
+    elif kind == "literal_error":
+        near = difflib.get_close_matches(
+            str(found), context["expected"].replace("'", "").replace(" or ", ", ").split(", "), 1
+        )
+        message = f"{shown}; allowed are {context['expected']}" + (f". Did you mean {near[0]!r}?" if near else "")
+    elif kind == "union_tag_invalid":
+        message = f"kind {context['tag']!r}; allowed are {context['expected_tags']}"
+    elif kind == "value_error":
+        message = str(context["error"])
+    else:
+        message = f"{problem['msg'][0].lower()}{problem['msg'][1:]}; {shown}"
+    return f"{place}  {name}: {message}" if name else f"{place}  {message}"
+
+
+def _is_tag(location: tuple[str | int, ...], index: int) -> bool:
+    return (
+        index > 1
+        and location[index - 2] == "model"
+        and location[index - 1] in ("generator", "discriminator")
+        and (location[index] in ("resnet", "unet", "patchgan", "pixel"))
+    )
+
+
+def _suggest(key: tuple[str | int, ...]) -> str:
+    """The nearest allowed name at this place, or the place where this name is allowed."""
+    allowed = _fields(key[:-1])
+    word = str(key[-1])
+    near = difflib.get_close_matches(word, allowed, 1, 0.6)
+    if near:
+        return f" Did you mean {near[0]!r}?"
+    elsewhere = [f"{section}.{word}" for section in Config.model_fields if word in _fields((section,))]
+    if elsewhere:
+        return f" Did you mean {elsewhere[0]!r}?"
+    return f" Allowed here: {', '.join(allowed)}"
+
+
+def _fields(key: tuple[str | int, ...]) -> list[str]:
+    """Names of the keys allowed in a section (in any of its kinds)."""
+    models: list[Any] = [Config]
+    for part in key:
+        nested: list[Any] = []
+        for model in models:
+            field = model.model_fields.get(part)
+            if field is not None:
+                candidates = getattr(field.annotation, "__args__", None) or (field.annotation,)
+                nested += [m for m in candidates if isinstance(m, type) and issubclass(m, BaseModel)]
+        models = nested
+    return list(dict.fromkeys(name for model in models for name in model.model_fields))

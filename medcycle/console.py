@@ -1,0 +1,86 @@
+"""What the commands show on a terminal: tables of audits and of evaluations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from medcycle.evaluation.result import Result
+    from medcycle.prepare.audit import Audit, DomainAudit
+
+SHOWN = 40  # scans of a domain listed one by one
+
+
+@contextmanager
+def scan_progress(what: str, console: Console | None = None) -> Iterator[Callable[[int, int, str], None]]:
+    """A function to call with (scans done, scans in all, name), shown as a bar on a terminal."""
+    console = console or Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+
+        def show(done: int, total: int, name: str) -> None:
+            bar.update(task, completed=done, total=total, description=f"{what}: {name}")
+
+        yield show
+
+
+def print_result(result: Result) -> None:
+    """An evaluation as a table, its notes below."""
+    console = Console()
+    title, *figures = result.header()
+    table = Table(title=f"{result.metrics}, {len(result.cases)} case(s)")
+    table.add_column(title)
+    for name in figures:
+        table.add_column(name, justify="right")
+    for row in result.rows():
+        table.add_row(*row, style="bold" if row[0].startswith("mean") else None)
+    console.print(table)
+    for note in result.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+
+
+def print_audit(audit: Audit) -> None:
+    """Each domain's scans, its summary, and the warnings."""
+    console = Console()
+    for domain in audit.domains:
+        console.print(_domain_table(domain))
+        for key, value in domain.summary().items():
+            console.print(f"  {key}: {value}", highlight=False, soft_wrap=True, markup=False)
+    for scan in (scan for domain in audit.domains for scan in domain.scans if scan.refused):
+        console.print(f"refused: {scan.refused}", style="red", highlight=False, soft_wrap=True, markup=False)
+    for warning in audit.warnings:
+        console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+
+
+def _domain_table(domain: DomainAudit) -> Table:
+    title = f"{domain.name}{f' ({domain.modality})' if domain.modality else ''}: {len(domain.scans)} scan(s)"
+    table = Table(title=title, title_justify="left")
+    for name in ("scan", "voxels", "mm", "axes", "unit", "1 %", "median", "99 %", "body"):
+        table.add_column(name, justify="left" if name == "scan" else "right", no_wrap=name != "scan")
+    for scan in domain.scans[:SHOWN]:
+        if scan.refused:
+            table.add_row(scan.name, "refused", style="red")
+            continue
+        table.add_row(
+            scan.name,
+            "x".join(map(str, scan.space)),
+            "x".join(f"{s:.3g}" for s in scan.spacing),
+            scan.orientation,
+            scan.unit,
+            *(_number(value) for value in (scan.p1, scan.median, scan.p99)),
+            f"{scan.foreground:.0%}",
+        )
+    if len(domain.scans) > SHOWN:
+        table.add_row(f"... and {len(domain.scans) - SHOWN} more")
+    return table
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "n/a"

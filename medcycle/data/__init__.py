@@ -1,0 +1,22 @@
+"""Prepared arrays become batches: unpaired sampling, augmentation, and procedural heads to learn on."""
+
+from medcycle.data.augment import Augment
+from medcycle.data.loader import BatchLoader
+from medcycle.data.painting import render_ct, render_mr, write_cohort
+from medcycle.data.phantom import Phantom, Tissue, body_mask, make_head
+from medcycle.data.unpaired import AXES, UnpairedSampler, check_sizes
+
+__all__ = [
+    "AXES",
+    "Augment",
+    "BatchLoader",
+    "Phantom",
+    "Tissue",
+    "UnpairedSampler",
+    "body_mask",
+    "check_sizes",
+    "make_head",
+    "render_ct",
+    "render_mr",
+    "write_cohort",
+]

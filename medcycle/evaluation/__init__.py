@@ -1,0 +1,24 @@
+"""How good is a translation? Figures inside a mask under their protocol's name, baselines, and a report to look at."""
+
+from __future__ import annotations
+
+from medcycle.evaluation.baselines import constant, ct_baselines, histogram_matching, pooled_histogram
+from medcycle.evaluation.evaluate import evaluate
+from medcycle.evaluation.masked import basic, outside_mae, synthrad2023, synthrad2025
+from medcycle.evaluation.report import write_training_report
+from medcycle.evaluation.result import METRICS, Result
+
+__all__ = [
+    "METRICS",
+    "Result",
+    "basic",
+    "constant",
+    "ct_baselines",
+    "evaluate",
+    "histogram_matching",
+    "outside_mae",
+    "pooled_histogram",
+    "synthrad2023",
+    "synthrad2025",
+    "write_training_report",
+]

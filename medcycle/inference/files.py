@@ -1,0 +1,157 @@
+"""Many scans in, as many files out: what goes where is settled before the first is translated."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from medcycle.errors import ConfigError, MedcycleError, ScanError
+from medcycle.inference.sliding import Progress
+from medcycle.inference.translator import Translator
+from medcycle.io import find_scans, scan_name
+from medcycle.io.find import suffix_of
+
+FORMATS = ("nii.gz", "nii", "mha", "nrrd", "png", "tif", "dicom")
+
+# What "the same format as the input" is for endings that are not themselves in FORMATS: the lossless, single-file
+# member of the family. DICOM files have any ending or none.
+_FAMILY = {"mhd": "mha", "nhdr": "nrrd", "jpg": "png", "jpeg": "png", "bmp": "png", "tiff": "tif", "": "dicom"}
+
+
+def translate_paths(
+    translator: Translator,
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    format: str | None = None,  # noqa: A002
+    overwrite: bool = False,
+    series: str | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    steps: Progress | None = None,
+) -> list[Path]:
+    """Translate one scan into `output`, or many into the folder `output`.
+
+    A scan given by its own path is written to `output`, whose name tells the format (no suffix or a trailing slash:
+    a DICOM series folder). Anything else (a folder of scans, a glob, a CSV, several paths) goes to
+    `output`/NAME.ENDING; scans of the same name keep their folders below `output`.
+
+    Args:
+        translator: what translates.
+        inputs: a file, a folder, a glob or a CSV, as :func:`medcycle.io.find_scans` takes them, or several.
+        output: a file or folder.
+        format: one of FORMATS for many scans; None keeps each input's (JPEG and BMP become PNG).
+        overwrite: replace what is there already, instead of refusing before anything is done.
+        series: which one, where a DICOM folder holds several.
+        progress: called with (scans done, scans in all, name of the scan just done).
+        steps: called with (planes or patches done, all of them) within each scan.
+
+    Returns:
+        The paths written, in the order of the scans.
+
+    Raises:
+        ConfigError: for an unknown format.
+        ScanError: before anything is written: if nothing is found, two scans would share an output, or an output
+            exists. At the end: naming each scan that failed; all others have been written.
+        ModelError: if the only scan does not fit the model.
+    """
+    pairs = plan_outputs(inputs, output, format)
+    _refuse_clashes(pairs, overwrite)
+    written: list[Path] = []
+    failures: list[str] = []
+    for index, (scan, destination) in enumerate(pairs):
+        try:
+            written.append(_translate(translator, scan, destination, series, steps))
+        except MedcycleError as error:
+            if len(pairs) == 1:
+                raise
+            failures.append(str(error))
+        if progress is not None:
+            progress(index + 1, len(pairs), scan_name(scan))
+    if failures:
+        listing = "\n".join(f"  - {failure}" for failure in failures)
+        raise ScanError(
+            f"{output}: {len(failures)} of {len(pairs)} scans could not be translated; {len(written)} were written.\n"
+            f"{listing}"
+        )
+    return written
+
+
+def plan_outputs(
+    inputs: str | Path | Sequence[str | Path], output: str | Path, file_format: str | None = None
+) -> list[tuple[Path, str]]:
+    """Each scan with the path that its translation goes to ("/" at the end: a DICOM series folder).
+
+    Raises:
+        ConfigError: for an unknown format.
+        ScanError: if nothing is found, or many scans are to go into one file.
+    """
+    if file_format is not None and file_format not in FORMATS:
+        raise ConfigError(f"format {file_format!r} is not known; allowed are {', '.join(FORMATS)}")
+    asked = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    scans = [scan for item in asked for scan in find_scans(item)]
+    folder = Path(output)
+    slash = str(output).endswith("/") or folder.is_dir()
+    named = None if slash else suffix_of(folder)
+    if folder.suffix and named == "" and len(scans) == 1:
+        raise ScanError(f"{output}: no format is called {folder.suffix!r}; known endings are {', '.join(FORMATS[:-1])}")
+    if len(asked) == 1 and scans == [Path(asked[0])] and (named or file_format is None):
+        if named and file_format not in (None, _format(named)):
+            raise ConfigError(f"{output}: this name asks for another format than {file_format}. Give one of them.")
+        return [(scans[0], str(output))]
+    if named or folder.is_file():
+        raise ScanError(f"{output}: {len(scans)} scan(s) of {inputs} need a folder, and this is one file's name")
+    names = Counter(scan_name(scan) for scan in scans)
+    # T1.nii.gz in every patient's folder is common: the folders then tell the outputs apart.
+    root = Path(os.path.commonpath([scan.parent.absolute() for scan in scans]))
+    keep_folders = max(names.values()) > 1
+    pairs = []
+    for scan in scans:
+        below = scan.parent.absolute().relative_to(root) if keep_folders else Path()
+        kind = file_format or ("dicom" if scan.is_dir() else _format(suffix_of(scan)))
+        ending = "/" if kind == "dicom" else f".{kind}"
+        pairs.append((scan, f"{folder / below / scan_name(scan)}{ending}"))
+    return pairs
+
+
+def _format(suffix: str) -> str:
+    """The member of FORMATS for a file's ending."""
+    name = suffix.removeprefix(".")
+    return name if name in FORMATS else _FAMILY.get(name, "dicom")
+
+
+def _refuse_clashes(pairs: list[tuple[Path, str]], overwrite: bool) -> None:
+    """Refuse outputs that two scans share, that are a scan themselves, or (unless asked) that exist."""
+    uses = Counter(destination for _, destination in pairs)
+    for scan, destination in pairs:
+        path = Path(destination)
+        if uses[destination] > 1:
+            clashing = ", ".join(str(s) for s, d in pairs if d == destination)
+            raise ScanError(
+                f"{destination}: {clashing} would all be written here. Rename them, or translate one alone."
+            )
+        if path.resolve() == scan.resolve():
+            raise ScanError(f"{destination}: this is the scan itself; a translation never replaces it. Name another.")
+    existing = [destination for _, destination in pairs if _holds_something(Path(destination))]
+    if existing and not overwrite:
+        more = f" and {len(existing) - 3} more" if len(existing) > 3 else ""
+        raise ScanError(
+            f"{', '.join(existing[:3])}{more}: already there. Choose another output, or allow overwriting. "
+            "Nothing was translated."
+        )
+
+
+def _holds_something(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.exists()
+
+
+def _translate(
+    translator: Translator, scan: Path, destination: str, series: str | None, steps: Progress | None
+) -> Path:
+    try:
+        return translator.file(scan, destination, series=series, progress=steps)
+    except MemoryError as error:
+        raise ScanError(
+            f"{scan}: too large for this machine's memory. Crop it, or prepare it with coarser spacing."
+        ) from error

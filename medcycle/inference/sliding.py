@@ -1,0 +1,257 @@
+"""A network over a whole scan: plane by plane, or patch by patch with Gaussian blending. Air never reaches it.
+
+A plane or patch of air alone is nearly constant, and instance norm would blow its noise up to full contrast; so it is
+not sent to the network: its output is air (-1), as is all padding.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from medcycle.device import autocast, resolve_device, resolve_precision
+from medcycle.errors import ConfigError, ModelError
+
+Array = npt.NDArray[np.float32]
+Progress = Callable[[int, int], None]
+Slices = tuple[slice, ...]
+Key = TypeVar("Key")
+
+AIR = -1.0
+_AIR_TOLERANCE = 1e-3
+_SIGMA = 0.125  # of the patch's length: the Gaussian of MONAI and nnU-Net
+
+
+def translate_planes(
+    network: nn.Module,
+    array: Array,
+    axis: int,
+    *,
+    size: Sequence[int] | None = None,
+    batch_size: int = 8,
+    device: str | torch.device = "auto",
+    precision: str = "auto",
+    progress: Progress | None = None,
+) -> Array:
+    """Translate a prepared scan in whole planes.
+
+    Args:
+        network: 2D generator, (batch, C, h, w) to (batch, C', h, w).
+        array: shape (C, i, j, k), float32 in [-1, 1].
+        axis: the space axis that the planes are stacked along: 0 sagittal, 1 coronal, 2 axial (in RAS+).
+        size: (h, w): smaller planes are centred in air of this size, as they were in training.
+        batch_size: planes at once; halved by itself when the device runs out of memory.
+        device: see :func:`medcycle.device.resolve_device`.
+        precision: see :func:`medcycle.device.resolve_precision`.
+        progress: called with (planes done, planes in all); planes of air count as done at the start.
+
+    Returns:
+        Shape (C', i, j, k), float32 in [-1, 1]; planes of air are -1.
+
+    Raises:
+        ModelError: if the network's output does not fit or is not finite, or one plane exceeds the device's memory.
+    """
+    planes = np.moveaxis(array, 1 + axis, 0)  # (n, C, h, w), a view
+    busy = [index for index, plane in enumerate(planes) if not _is_air(plane)]
+    shape = planes.shape[2:]
+    padding, inner = _centred(shape, size or shape)
+    result = np.full((_out_channels(network, array), *array.shape[1:]), AIR, dtype=np.float32)
+    out_planes = np.moveaxis(result, 1 + axis, 0)  # a view: what is stored here lands in `result`
+
+    def load(index: int) -> Array:
+        return _pad(planes[index], padding)
+
+    def store(index: int, output: Array) -> None:
+        out_planes[index] = output[:, *inner]
+
+    total = len(planes)
+    _run(network, busy, load, store, batch_size, device, precision, _offset(progress, total - len(busy), total))
+    return result
+
+
+def translate_patches(
+    network: nn.Module,
+    array: Array,
+    size: Sequence[int],
+    *,
+    overlap: float = 0.5,
+    batch_size: int = 1,
+    device: str | torch.device = "auto",
+    precision: str = "auto",
+    progress: Progress | None = None,
+) -> Array:
+    """Translate a prepared scan in overlapping 3D patches, blended by a Gaussian round each patch's centre.
+
+    Beside the scan, memory is one buffer of the output's size.
+
+    Args:
+        network: 3D generator, (batch, C, *size) to (batch, C', *size).
+        array: shape (C, i, j, k), float32 in [-1, 1]; padded with air where it is smaller than a patch.
+        size: a patch, in voxels along i, j and k.
+        overlap: share of a patch that its neighbour covers too, in [0, 1).
+        batch_size: patches at once; halved by itself when the device runs out of memory.
+        device: see :func:`medcycle.device.resolve_device`.
+        precision: see :func:`medcycle.device.resolve_precision`.
+        progress: called with (patches done, patches in all); patches of air count as done at the start.
+
+    Returns:
+        Shape (C', i, j, k), float32 in [-1, 1].
+
+    Raises:
+        ConfigError: if the overlap is out of range.
+        ModelError: if the network's output does not fit or is not finite, or one patch exceeds the device's memory.
+    """
+    if not 0 <= overlap < 1:
+        raise ConfigError(f"overlap {overlap}: allowed is a share from 0 up to, not including, 1 (0.5 is usual)")
+    padding, inner = _centred(array.shape[1:], size)
+    padded = _pad(array, padding)
+    corners = [_starts(n, patch, overlap) for n, patch in zip(padded.shape[1:], size, strict=True)]
+    windows = [
+        tuple(slice(start, start + patch) for start, patch in zip(corner, size, strict=True))
+        for corner in itertools.product(*corners)
+    ]
+    busy: list[Slices] = []
+    total = np.zeros((_out_channels(network, array), *padded.shape[1:]), dtype=np.float32)
+    factors = [_gaussian(length) for length in size]
+    weight = np.einsum("i,j,k->ijk", *factors)
+    for window in windows:
+        if _is_air(padded[:, *window]):
+            total[:, *window] += AIR * weight
+        else:
+            busy.append(window)
+
+    def load(window: Slices) -> Array:
+        return padded[:, *window]
+
+    def store(window: Slices, output: Array) -> None:
+        total[:, *window] += output * weight
+
+    skipped = len(windows) - len(busy)
+    _run(network, busy, load, store, batch_size, device, precision, _offset(progress, skipped, len(windows)))
+    for axis, (starts, factor) in enumerate(zip(corners, factors, strict=True)):
+        total /= _weights(padded.shape[1 + axis], starts, factor).reshape(-1, *[1] * (2 - axis))
+    return np.ascontiguousarray(total[:, *inner])
+
+
+def _gaussian(length: int) -> Array:
+    """Blending weight along one axis of a patch; a patch's weight is the product over its axes.
+
+    It is never below 3e-4 an axis, so a voxel that only corners of patches reach is still well defined in float32.
+    """
+    x = np.arange(length) - (length - 1) / 2
+    weight: Array = np.exp(-0.5 * (x / (_SIGMA * length)) ** 2).astype(np.float32)
+    return weight
+
+
+def _weights(length: int, starts: Sequence[int], factor: Array) -> Array:
+    """Sum of all patches' weights along one axis. Patches lie on a lattice, so the sum in space is the product."""
+    weights = np.zeros(length, dtype=np.float32)
+    for start in starts:
+        weights[start : start + len(factor)] += factor
+    return weights
+
+
+def _starts(length: int, patch: int, overlap: float) -> list[int]:
+    """Where patches begin along one axis; the last is moved back to end at the edge."""
+    return [*range(0, length - patch, max(1, int(patch * (1 - overlap)))), length - patch]
+
+
+def _centred(shape: Sequence[int], size: Sequence[int]) -> tuple[list[tuple[int, int]], Slices]:
+    """Padding (before, after) of each axis up to `size`, and where the original then lies."""
+    missing = [max(0, wanted - length) for length, wanted in zip(shape, size, strict=True)]
+    inner = tuple(slice(m // 2, m // 2 + length) for m, length in zip(missing, shape, strict=True))
+    return [(m // 2, m - m // 2) for m in missing], inner
+
+
+def _pad(array: Array, padding: Sequence[tuple[int, int]]) -> Array:
+    """The array with air added round its space axes (not copied where none is needed)."""
+    if not any(itertools.chain(*padding)):
+        return array
+    return np.pad(array, [(0, 0), *padding], constant_values=AIR)
+
+
+def _is_air(array: Array) -> bool:
+    return bool(array.max() <= AIR + _AIR_TOLERANCE)
+
+
+def _out_channels(network: nn.Module, array: Array) -> int:
+    """Channels the network gives; one that does not tell gives as many as it takes."""
+    return int(getattr(network, "out_channels", len(array)))
+
+
+def _offset(progress: Progress | None, start: int, total: int) -> Progress:
+    """A callback that counts on from `start`, and reports that start at once."""
+    report = progress or (lambda done, total: None)
+    report(start, total)
+    return lambda done, _: report(start + done, total)
+
+
+def _run(
+    network: nn.Module,
+    keys: Sequence[Key],
+    load: Callable[[Key], Array],
+    store: Callable[[Key, Array], None],
+    batch_size: int,
+    device: str | torch.device,
+    precision: str,
+    progress: Progress,
+) -> None:
+    """Load, translate and store in batches; a batch that the device's memory cannot hold is halved and tried again."""
+    if batch_size < 1:
+        raise ConfigError(f"batch size {batch_size}: expected at least 1")
+    device = resolve_device(device)
+    precision = resolve_precision(precision, device)
+    training = network.training
+    network.to(device).eval()
+    done = 0
+    try:
+        while done < len(keys):
+            batch = keys[done : done + batch_size]
+            inputs = np.stack([load(key) for key in batch])
+            outputs = _forward(network, inputs, device, precision)
+            if outputs is None:
+                if len(batch) == 1:
+                    raise ModelError(
+                        f"{device} has not enough memory for one image of shape {inputs.shape[1:]}. Use --device cpu, "
+                        "a smaller network, or a coarser spacing."
+                    )
+                batch_size = max(1, len(batch) // 2)
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
+                continue
+            for key, output in zip(batch, outputs, strict=True):
+                store(key, output)
+            done += len(batch)
+            progress(done, len(keys))
+    finally:
+        network.train(training)
+
+
+def _forward(network: nn.Module, inputs: Array, device: torch.device, precision: str) -> Array | None:
+    """One batch through the network, checked, float32 in [-1, 1]; None if the device's memory ran out."""
+    try:
+        with torch.inference_mode(), autocast(device, precision):
+            outputs = network(torch.from_numpy(inputs).to(device))
+    except RuntimeError as error:
+        # The CPU's allocator raises a plain RuntimeError ("can't allocate memory").
+        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+            return None
+        raise ModelError(f"the network failed on a batch of shape {inputs.shape}: {error}") from error
+    channels = _out_channels(network, inputs[0])
+    expected = (len(inputs), channels, *inputs.shape[2:])
+    if not isinstance(outputs, torch.Tensor) or tuple(outputs.shape) != expected:
+        found = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+        raise ModelError(
+            f"the network made {found} of a batch of shape {inputs.shape}; expected {expected}. A network with "
+            "another number of output channels must have the attribute out_channels."
+        )
+    if not torch.isfinite(outputs).all():
+        raise ModelError(f"the network's output is not finite (precision {precision}); its weights are damaged")
+    result: Array = outputs.float().clamp(-1, 1).cpu().numpy()
+    return result

@@ -1,0 +1,192 @@
+"""Translator: a trained model applied to scans; what comes out lies on the grid of what went in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from medcycle.data.unpaired import AXES
+from medcycle.device import resolve_device, resolve_precision
+from medcycle.errors import ConfigError, ModelError
+from medcycle.inference.kinds import open_image, unit_of
+from medcycle.inference.sliding import Progress, translate_patches, translate_planes
+from medcycle.io import read_volume, write_volume
+from medcycle.model import Model, find_model, load_model
+from medcycle.volume import Volume
+
+
+class Translator:
+    """Translates scans of a model's source domain into its target domain.
+
+    ``Translator.load("runs/mri2ct", to="ct")("head.nii.gz")`` gives a :class:`Volume`; an image in Python comes back
+    as the same kind (see :meth:`__call__`). For research use only.
+
+    Attributes:
+        model: the model, its network on `device`, in evaluation mode.
+        device: where it runs.
+        precision: "bf16", "fp16" or "fp32".
+        batch_size: planes or patches at once; halved by itself where the device's memory ends.
+        overlap: share of a 3D patch that its neighbour covers too.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        device: str | torch.device = "auto",
+        batch_size: int | None = None,
+        overlap: float = 0.5,
+        precision: str = "auto",
+    ) -> None:
+        if batch_size is None:
+            batch_size = 8 if model.ndim == 2 else 1
+        if batch_size < 1:
+            raise ConfigError(f"batch size {batch_size}: expected at least 1")
+        if not 0 <= overlap < 1:
+            raise ConfigError(f"overlap {overlap}: allowed is a share from 0 up to, not including, 1 (0.5 is usual)")
+        self.model = model
+        self.device = resolve_device(device)
+        self.precision = resolve_precision(precision, self.device)
+        self.batch_size = batch_size
+        self.overlap = overlap
+        self.model.network.to(self.device).eval()
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        to: str | None = None,
+        *,
+        network: nn.Module | None = None,
+        device: str | torch.device = "auto",
+        batch_size: int | None = None,
+        overlap: float = 0.5,
+        precision: str = "auto",
+    ) -> Translator:
+        """A translator from a model file or a run folder.
+
+        Args:
+            path: a .safetensors file, or a run folder.
+            to: name of the target domain ("ct"); None takes the folder's only model, or that from domain a to b.
+            network: the nn.Module of a custom model, which the file's weights are put into.
+            device: "auto", "cpu", "cuda" or "cuda:N".
+            batch_size: planes or patches at once; None: 8 planes, or 1 patch, which is as heavy.
+            overlap: share of a 3D patch that its neighbour covers too, in [0, 1).
+            precision: "auto", "bf16", "fp16" or "fp32".
+
+        Raises:
+            ModelError: if there is no such model, or its file cannot be used.
+            ConfigError: for a device, precision, batch size or overlap that is not possible.
+        """
+        model = load_model(find_model(path, to), network)
+        return cls(model, device=device, batch_size=batch_size, overlap=overlap, precision=precision)
+
+    def __call__(self, image: Any) -> Any:
+        """Translate one image.
+
+        Args:
+            image: a path (the result is a Volume), Volume, nibabel image, SimpleITK image or MONAI MetaTensor.
+
+        Returns:
+            The same kind on the same grid, values in the target's unit (HU for CT).
+
+        Raises:
+            ScanError: if the image cannot be read or prepared.
+            ModelError: if it does not fit the model, or is of a kind without geometry (a bare array).
+        """
+        volume, back = open_image(image, self.model.source.preparation.modality)
+        return back(self.translate(volume))
+
+    def translate(self, volume: Volume, progress: Progress | None = None) -> Volume:
+        """Translate one Volume.
+
+        Args:
+            volume: a scan of the source domain.
+            progress: called with (planes or patches done, all of them).
+
+        Raises:
+            ScanError: if it cannot be prepared (no body in it, another unit).
+            ModelError: if its axes or channels do not fit the model, or the device's memory cannot hold one plane.
+        """
+        self._check(volume)
+        source, target = self.model.source.preparation, self.model.target.preparation
+        prepared = source(volume)
+        network, size = self.model.network, self.model.sample["size"]
+        if self.model.ndim == 2:
+            # A 2D scan has no choice of planes: it is one.
+            axis = AXES[self.model.sample["axes"]] if len(volume.space) == 3 else 2
+            array = translate_planes(
+                network,
+                prepared.array,
+                axis,
+                size=size,
+                batch_size=self.batch_size,
+                device=self.device,
+                precision=self.precision,
+                progress=progress,
+            )
+        else:
+            array = translate_patches(
+                network,
+                prepared.array,
+                size,
+                overlap=self.overlap,
+                batch_size=self.batch_size,
+                device=self.device,
+                precision=self.precision,
+                progress=progress,
+            )
+        masked = source.foreground and source.modality != "image" and target.modality != "image"
+        result = target.restore(array, prepared.state, foreground=prepared.foreground if masked else None)
+        return result.replace(source=volume.source)
+
+    def file(
+        self,
+        source: str | Path,
+        destination: str | Path,
+        *,
+        series: str | None = None,
+        progress: Progress | None = None,
+    ) -> Path:
+        """Read a scan, translate it and write it.
+
+        Args:
+            source: a file, or the folder of one DICOM series.
+            destination: its name tells the format; no suffix means a DICOM series folder.
+            series: which one, where the source folder holds several.
+            progress: called with (planes or patches done, all of them).
+
+        Returns:
+            The path that was written.
+
+        Raises:
+            ScanError: if the scan cannot be read, prepared or written.
+            ModelError: if it does not fit the model.
+        """
+        volume = read_volume(source, unit=unit_of(self.model.source.preparation.modality), series=series)
+        result = self.translate(volume, progress)
+        return write_volume(result, destination, like=volume, description=self.description)
+
+    @property
+    def description(self) -> str:
+        """What a DICOM viewer shows as the name of a translated series."""
+        target = self.model.target
+        kind = "synthetic CT" if target.preparation.modality == "ct" else f"synthetic {target.name}"
+        return f"{kind} from {self.model.source.name} (medcycle)"
+
+    def _check(self, volume: Volume) -> None:
+        where = volume.source.get("path", "volume")
+        if self.model.ndim == 3 and len(volume.space) == 2:
+            raise ModelError(
+                f"{where}: a 2D image of {volume.space} pixels; this model works on 3D patches of "
+                f"{tuple(self.model.sample['size'])} voxels. Give it a volume, or use a 2D model."
+            )
+        expected = self.model.in_channels
+        if expected is not None and volume.channels != expected:
+            raise ModelError(
+                f"{where}: {volume.channels} channel(s); the model from {self.model.source.name!r} to "
+                f"{self.model.target.name!r} takes {expected}. Convert the image, or use another model."
+            )

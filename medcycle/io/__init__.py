@@ -1,0 +1,98 @@
+"""Files <-> Volume: one function reads every format, one writes every format, one finds the scans."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from medcycle.errors import ScanError
+from medcycle.io.dicom_read import read_dicom
+from medcycle.io.dicom_series import is_dicom
+from medcycle.io.dicom_write import write_dicom_series
+from medcycle.io.find import ITK, NIFTI, PICTURES, SUFFIXES, find_scans, patient_of, scan_name, suffix_of
+from medcycle.io.image import read_image, write_image
+from medcycle.io.itk import from_sitk, read_itk, to_sitk, write_itk
+from medcycle.io.nifti import from_nibabel, read_nifti, to_nibabel, write_nifti
+from medcycle.volume import UNITS, Volume
+
+__all__ = [
+    "SUFFIXES",
+    "find_scans",
+    "from_nibabel",
+    "from_sitk",
+    "patient_of",
+    "read_volume",
+    "scan_name",
+    "to_nibabel",
+    "to_sitk",
+    "write_dicom_series",
+    "write_volume",
+]
+
+
+def read_volume(path: str | Path, *, unit: str | None = None, series: str | None = None) -> Volume:
+    """Read a scan: .nii, .nii.gz, .mha, .mhd, .nrrd, .nhdr, a picture, a DICOM file, or a folder of one DICOM series.
+
+    Args:
+        path: the file or folder.
+        unit: what the caller knows of the values: "HU" for CT. DICOM CT is in HU by itself and pictures are "uint8"
+            or "uint16"; all else is "a.u." unless told.
+        series: which series of a DICOM folder that holds several: its number, description, or the end of its UID.
+
+    Raises:
+        ScanError: missing, damaged, foreign, incomplete or inconsistent, or not in the unit asked for.
+    """
+    path = Path(path)
+    if unit is not None and unit not in UNITS:
+        raise ScanError(f"{path}: unit {unit!r}; allowed are {', '.join(UNITS)}")
+    if not path.exists():
+        raise ScanError(f"{path}: no such file or folder")
+    suffix = suffix_of(path)
+    if path.is_dir() or (suffix not in (*NIFTI, *ITK, *PICTURES) and (suffix or is_dicom(path))):
+        return read_dicom(path, unit, series)
+    if series is not None:
+        raise ScanError(f"{path}: series {series!r} was asked for, but this is no folder of DICOM series")
+    if suffix in NIFTI:
+        return read_nifti(path, unit)
+    if suffix in ITK:
+        return read_itk(path, unit)
+    if suffix in PICTURES:
+        return read_image(path, unit)
+    raise ScanError(f"{path}: no scan that can be read; known are {', '.join(SUFFIXES)} and DICOM files")
+
+
+def write_volume(volume: Volume, path: str | Path, *, like: Volume | None = None, description: str = "") -> Path:
+    """Write a scan in the format that the name asks for; the file (or folder) appears whole or not at all.
+
+    .nii .nii.gz .mha .mhd .nrrd .nhdr hold any Volume (HU as int16, "a.u." as float32, pictures as they are); .png
+    .tif .bmp hold pictures; a name without an ending, with a trailing slash, or an existing folder becomes a DICOM
+    series: CT for HU, MR for "a.u.".
+
+    Args:
+        volume: what to write.
+        path: where to; folders above it are made.
+        like: for DICOM: the scan it was made from, read from DICOM, whose patient, study and place it keeps.
+        description: for DICOM: what the series is.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ScanError: a name of no known format, values the format cannot hold, or no way to write there.
+    """
+    text = os.fspath(path)
+    path = Path(text)
+    suffix = suffix_of(path)
+    if text.endswith(("/", os.sep)) or path.is_dir() or not path.suffix:
+        return write_dicom_series(volume, path, like=like, description=description)
+    if suffix in NIFTI:
+        return write_nifti(volume, path)
+    if suffix in ITK:
+        return write_itk(volume, path)
+    if suffix in PICTURES:
+        return write_image(volume, path)
+    writable = ", ".join((*NIFTI, *ITK, ".png", ".tif", ".bmp"))
+    raise ScanError(
+        f"{path}: no format to write is named {path.suffix!r}; write {writable}, or a folder (a name with a trailing "
+        "slash) for a DICOM series"
+    )

@@ -1,0 +1,136 @@
+"""Where the slices of one DICOM series lie: alike, complete, even and straight, or a reason why not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from medcycle.errors import ScanError
+from medcycle.io.dicom_series import Header
+
+Vector = npt.NDArray[np.float64]
+
+DIRECTION_TOLERANCE = 1e-3
+"""Largest difference between the direction cosines of two slices of one stack (headers round them)."""
+SAME_POSITION = 0.01
+"""Slices less than this many mm apart along the normal are at the same place."""
+STEP_TOLERANCE = 0.1
+"""How far a slice may lie from its even place along the normal, as a share of the step (headers round positions)."""
+SHIFT_TOLERANCE = (0.1, 0.002)
+"""How far a slice may lie sideways of the normal through the first: mm, or this share of its distance (0.1 degree)."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One frame, where it lies (LPS+, mm), and what turns its stored values into real ones."""
+
+    header: Header
+    frame: int
+    position: Vector  # (3,) centre of the first pixel
+    axes: Vector  # (2, 3) directions of a growing column index, a growing row index
+    spacing: Vector  # (2,) mm between columns, between rows
+    thickness: float  # mm, what the header says, for a single slice
+    slope: float
+    intercept: float
+    rescale: str  # RescaleType; "-" if the slice has no rescale at all
+
+
+def check_alike(path: Path, slices: list[Slice]) -> None:
+    """Refuse slices that cannot be one stack, naming the two files and what differs."""
+    first = slices[0]
+    for other in slices[1:]:
+        pairs: list[tuple[str, object, object, bool]] = []
+        for keyword in ("Rows", "Columns", "Modality", "PhotometricInterpretation", "FrameOfReferenceUID"):
+            mine, theirs = first.header.text(keyword), other.header.text(keyword)
+            pairs.append((keyword, mine, theirs, mine == theirs))
+        turn = bool(abs(first.axes - other.axes).max() <= DIRECTION_TOLERANCE)
+        pairs.append(("ImageOrientationPatient", first.axes.round(4).tolist(), other.axes.round(4).tolist(), turn))
+        scale = bool(np.allclose(first.spacing, other.spacing, rtol=1e-4, atol=0))
+        pairs.append(("PixelSpacing", first.spacing.tolist(), other.spacing.tolist(), scale))
+        pairs.append(("RescaleType", first.rescale, other.rescale, first.rescale == other.rescale))
+        for name, here, there, same in pairs:
+            if not same:
+                raise ScanError(
+                    f"{path}: slices of one series differ in {name}: {here} in {first.header.path.name}, {there} "
+                    f"in {other.header.path.name}. Put the slices that belong together into a folder of their own."
+                )
+
+
+def stack(path: Path, slices: list[Slice]) -> tuple[list[Slice], Vector]:
+    """The slices sorted along the normal, and the affine (LPS+, mm) of their stack, checked to be even and straight."""
+    axes, spacing = slices[0].axes, slices[0].spacing
+    normal = np.cross(axes[0], axes[1])
+    normal /= np.linalg.norm(normal)
+    slices = sorted(slices, key=lambda one: float(one.position @ normal))
+    positions = np.array([one.position for one in slices])
+    heights = (positions - positions[0]) @ normal
+    step = slices[0].thickness
+    if len(slices) > 1:
+        _check_doubles(path, slices, heights)
+        step = _even_step(path, slices, heights)
+        _check_straight(path, slices[0].header, positions - positions[0], heights, normal)
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = axes[0] * spacing[0], axes[1] * spacing[1]
+    affine[:3, 2] = normal * step
+    affine[:3, 3] = positions[0]
+    return slices, affine
+
+
+def _check_doubles(path: Path, slices: list[Slice], heights: Vector) -> None:
+    same = np.flatnonzero(np.diff(heights) < SAME_POSITION)
+    if not same.size:
+        return
+    one, two = slices[same[0]], slices[same[0] + 1]
+    differing = [
+        keyword
+        for keyword in ("EchoTime", "TemporalPositionIdentifier", "AcquisitionNumber", "DiffusionBValue", "ImageType")
+        if one.header.text(keyword) != two.header.text(keyword)
+    ]
+    hint = f"They differ in {', '.join(differing)}: separate them by that" if differing else "Remove the copies"
+    raise ScanError(
+        f"{path}: {same.size} of {len(slices)} slices lie where another one lies, first {one.header.path.name} and "
+        f"{two.header.path.name}. {hint}, into a folder each."
+    )
+
+
+def _even_step(path: Path, slices: list[Slice], heights: Vector) -> float:
+    """The mean distance of neighbouring slices in mm; refuse a gap or an uneven stack."""
+    steps = np.diff(heights)
+    usual = float(np.median(steps))
+    gaps = np.flatnonzero(steps > 1.5 * usual)
+    if gaps.size:
+        missing = int(sum(round(float(steps[gap]) / usual) - 1 for gap in gaps))
+        places = ", ".join(
+            f"{steps[gap]:.3f} mm between {slices[gap].header.path.name} and {slices[gap + 1].header.path.name}"
+            for gap in gaps[:5]
+        )
+        raise ScanError(
+            f"{path}: {max(missing, 1)} missing slice(s): neighbours are {usual:.3f} mm apart, but {places}. Fetch the "
+            f"whole series again ({len(slices)} slices are here)."
+        )
+    step = float(heights[-1]) / (len(slices) - 1)
+    off = abs(heights - step * np.arange(len(slices)))
+    worst = int(off.argmax())
+    if off[worst] > STEP_TOLERANCE * step:
+        raise ScanError(
+            f"{path}: slices are not evenly spaced (steps from {steps.min():.3f} to {steps.max():.3f} mm; "
+            f"{slices[worst].header.path.name} is {off[worst]:.3f} mm off its place). Resample it to an even spacing."
+        )
+    return step
+
+
+def _check_straight(path: Path, header: Header, offsets: Vector, heights: Vector, normal: Vector) -> None:
+    """Refuse a stack whose slices shift sideways, as a tilted gantry makes: its voxels are no right-angled boxes."""
+    shift = np.linalg.norm(offsets - heights[:, None] * normal, axis=1)
+    allowed = np.maximum(SHIFT_TOLERANCE[0], SHIFT_TOLERANCE[1] * heights)
+    worst = int((shift - allowed).argmax())
+    if shift[worst] > allowed[worst]:
+        angle = float(np.degrees(np.arctan2(shift[worst], heights[worst])))
+        raise ScanError(
+            f"{path}: the slices are shifted sideways, {shift[worst]:.2f} mm over {heights[worst]:.2f} mm ({angle:.1f} "
+            f"degrees; Gantry/Detector Tilt says {header.text('GantryDetectorTilt') or 'nothing'}). Correct the gantry "
+            "tilt (dcm2niix does) and give the corrected scan."
+        )

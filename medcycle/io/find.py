@@ -1,0 +1,183 @@
+"""From what a user points at (file, folder, glob, CSV) to a list of scans, their names and their patients."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from medcycle.errors import ScanError
+from medcycle.io import dicom_series
+from medcycle.io.dicom_series import dicom_files, is_dicom, read_header
+
+NIFTI = (".nii", ".nii.gz")
+ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+SUFFIXES = (*NIFTI, *ITK, *PICTURES, *dicom_series.SUFFIXES)
+"""Endings of the files that can be read (DICOM files may have any or none)."""
+
+_NOT_SCANS = (".txt", ".md", ".json", ".csv", ".tsv", ".yaml", ".xml", ".html", ".pdf", ".log", ".zip", ".gz", ".raw")
+"""Common endings that need no look inside to know that they are no DICOM file."""
+
+
+def suffix_of(path: str | Path) -> str:
+    """The known ending of a file name in lower case (".nii.gz" counts as one), or ""."""
+    name = Path(path).name.lower()
+    return max((suffix for suffix in SUFFIXES if name.endswith(suffix) and name != suffix), key=len, default="")
+
+
+def scan_name(path: str | Path) -> str:
+    """A scan's name: its file name without the ending, or the name of its DICOM folder."""
+    path = Path(path)
+    name = path.name or path.resolve().name
+    return name if path.is_dir() else name[: len(name) - len(suffix_of(path))]
+
+
+def find_scans(path: str | Path) -> list[Path]:
+    """The scans that `path` stands for, in natural order (head2 before head10).
+
+    - a file: that file; a .csv: the files or folders in its column `path`, relative to the CSV, in its order;
+    - a folder, searched through: every readable file, and every folder that directly holds DICOM files, as one scan;
+    - a pattern with `*`, `?`, `[...]` or `**`: the files and folders it matches; DICOM files as their folder.
+
+    Hidden files and files of other kinds (.txt, .json, ...) are passed over, and so are pictures beside DICOM slices
+    (exports put thumbnails there).
+
+    Raises:
+        ScanError: nothing there, nothing found, a wrong CSV, or NIfTI (or MHA, NRRD) and DICOM mixed in one folder.
+    """
+    text = os.fspath(path)
+    path = Path(text)
+    if path.is_dir():
+        found = _in_folder(path)
+        looked = "NIfTI, MHA, NRRD, PNG, JPEG, TIFF, BMP files or folders of DICOM files"
+        if not found:
+            raise ScanError(f"{path}: no scans in this folder; looked through it for {looked}")
+        return sorted(set(found), key=_natural)
+    if path.is_file():
+        if path.suffix.lower() == ".csv":
+            return _in_csv(path)
+        if not (suffix_of(path) or is_dicom(path)):
+            raise ScanError(f"{path}: no scan that can be read; known are {', '.join(SUFFIXES)} and DICOM files")
+        return [path]
+    if glob.has_magic(text):
+        found = _in_pattern(text)
+        if not found:
+            raise ScanError(f"{text}: no file or folder of scans matches this pattern (seen from {Path.cwd()})")
+        return sorted(set(found), key=_natural)
+    raise ScanError(f"{path}: no such file or folder (seen from {Path.cwd()})")
+
+
+def _natural(path: Path) -> list[list[tuple[int, int, str]]]:
+    """A sorting key by which the numbers in names count as numbers."""
+    return [
+        [
+            (0, int(piece), "") if piece.isdigit() else (1, 0, piece)
+            for piece in re.split(r"([0-9]+)", part.lower())
+            if piece
+        ]
+        for part in path.parts
+    ]
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += _in_one_folder(Path(parent), names)
+    return found
+
+
+def _in_one_folder(folder: Path, names: Iterable[str]) -> list[Path]:
+    """The scans directly in a folder: its readable files, or the folder itself if it holds DICOM files."""
+    files = [folder / name for name in sorted(names) if not name.startswith(".")]
+    scans = [file for file in files if suffix_of(file) in (*NIFTI, *ITK, *PICTURES)]
+    if not any(_is_dicom_by_name_or_content(file) for file in files):
+        return scans
+    volumes = [file.name for file in scans if suffix_of(file) not in PICTURES]
+    if volumes:
+        raise ScanError(
+            f"{folder}: holds DICOM files and {len(volumes)} other scans ({', '.join(volumes[:3])}), which may be "
+            "the same images twice. Separate them, or give a pattern such as 'folder/**/*.nii.gz'."
+        )
+    return [folder]
+
+
+def _is_dicom_by_name_or_content(file: Path) -> bool:
+    suffix = suffix_of(file)
+    if suffix:
+        return suffix in dicom_series.SUFFIXES
+    return file.suffix.lower() not in _NOT_SCANS and is_dicom(file)
+
+
+def _in_pattern(pattern: str) -> list[Path]:
+    found: list[Path] = []
+    for match in glob.glob(pattern, recursive=True):  # noqa: PTH207  a pattern may be absolute, which Path.glob refuses
+        path = Path(match)
+        if path.is_dir():
+            # A pattern that ends in ** matches every folder below, each with its own files.
+            found += (
+                _in_one_folder(path, [file.name for file in path.iterdir()])
+                if pattern.endswith("**")
+                else _in_folder(path)
+            )
+        elif _is_dicom_by_name_or_content(path):
+            found.append(path.parent)
+        elif suffix_of(path):
+            found.append(path)
+    return found
+
+
+def _in_csv(table: Path) -> list[Path]:
+    try:
+        lines = table.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScanError(f"{table}: cannot be read as a CSV in UTF-8 ({error})") from error
+    header = lines[0] if lines else ""
+    rows = csv.DictReader(lines, delimiter=max(",;\t", key=header.count))
+    columns = [name.strip() for name in rows.fieldnames or []]
+    if "path" not in columns:
+        raise ScanError(f"{table}: no column 'path' (its first line names {columns}). Name the column of files 'path'.")
+    rows.fieldnames = columns
+    found = [(rows.line_num, (row["path"] or "").strip()) for row in rows]
+    scans = [(number, table.parent / name) for number, name in found if name]
+    for number, scan in scans:
+        if not scan.exists():
+            raise ScanError(f"{table}:{number}: no such file or folder: {scan}")
+    if not scans:
+        raise ScanError(f"{table}: no scans listed in its column 'path'")
+    return list(dict.fromkeys(scan for _, scan in scans))
+
+
+def patient_of(path: str | Path, pattern: str | None = None) -> str:
+    """The patient a scan belongs to, so that a split can keep patients apart.
+
+    Args:
+        path: the scan.
+        pattern: a regular expression with one group, searched in the path ("/" between folders); the group is the
+            patient. Without it a DICOM scan's patient is a short hash of its Patient ID, any other's its scan name.
+
+    Raises:
+        ScanError: the pattern is wrong or does not match.
+    """
+    path = Path(path)
+    if pattern is not None:
+        try:
+            compiled = re.compile(pattern)
+        except re.error as error:
+            raise ScanError(f"patient pattern {pattern!r}: no regular expression ({error})") from error
+        if compiled.groups != 1:
+            raise ScanError(
+                f"patient pattern {pattern!r}: has {compiled.groups} groups; put the patient into one (...)"
+            )
+        match = compiled.search(path.as_posix())
+        if match is None or not match.group(1):
+            raise ScanError(f"{path}: the patient pattern {pattern!r} does not match this path")
+        return str(match.group(1))
+    files = dicom_files(path)[:1] if path.is_dir() else [path] if _is_dicom_by_name_or_content(path) else []
+    identity = read_header(files[0]).text("PatientID") if files else ""
+    return hashlib.blake2b(identity.encode(), digest_size=6).hexdigest() if identity else scan_name(path)

@@ -1,0 +1,324 @@
+"""The exported model: everything that translation needs, in one safetensors file.
+
+The file holds the generator's weights and, as JSON under the metadata key "medcycle", the network's arguments, the
+two domains with their preparation, how the images were sampled, and where the model came from. Nothing in it is
+executed on loading: no pickle, no import by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medcycle.data.unpaired import AXES
+from medcycle.errors import MedcycleError, ModelError
+from medcycle.networks import build_generator
+from medcycle.prepare import Preparation
+
+FORMAT = 1
+SUFFIX = ".safetensors"
+
+_KEY = "medcycle"
+
+
+@dataclass(frozen=True)
+class DomainInfo:
+    """One side of a translation: the domain's name ("mr") and how its scans become network input and back."""
+
+    name: str
+    preparation: Preparation
+
+
+@dataclass
+class Model:
+    """A generator and all that is needed to use it.
+
+    Attributes:
+        network: the generator, (batch, channel, *size) float32 in [-1, 1] to the same.
+        arguments: what built the network: {"kind": "resnet", "in_channels": 1, ...} for
+            :func:`medcycle.networks.build_generator`, or {"kind": "custom"} for an nn.Module of the user's own.
+        source: the domain of the scans that go in.
+        target: the domain of the scans that come out.
+        sample: {"axes": "axial" | "coronal" | "sagittal", "size": [256, 256]}: training planes across `axes` of that
+            size (voxels); three numbers: 3D patches.
+        provenance: facts for the record. :func:`save_model` adds "medcycle" (version) and "created" (UTC) if they are
+            missing. "direction" ("a_to_b" or "b_to_a") tells :func:`find_model` which of a run's two models is the
+            one asked for when no target is named. Never a patient's name.
+    """
+
+    network: nn.Module
+    arguments: dict[str, Any]
+    source: DomainInfo
+    target: DomainInfo
+    sample: dict[str, Any]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ndim(self) -> int:
+        """Space axes the network works on: 2 (planes) or 3 (patches)."""
+        return len(self.sample["size"])
+
+    @property
+    def in_channels(self) -> int | None:
+        """Channels the network takes; None where a custom network does not tell."""
+        channels = self.arguments.get("in_channels", getattr(self.network, "in_channels", None))
+        return None if channels is None else int(channels)
+
+
+def save_model(path: str | Path, model: Model) -> Path:
+    """Write a model as one safetensors file, atomically: a failed write leaves the old file as it was.
+
+    Raises:
+        ModelError: if the name does not end in .safetensors, the network's state holds something that is not a
+            tensor, or the file cannot be written.
+    """
+    from safetensors.torch import save
+
+    path = Path(path)
+    if path.suffix != SUFFIX:
+        raise ModelError(f"{path}: a model is written as a {SUFFIX} file; give it a name with that ending")
+    weights: dict[str, Tensor] = {}
+    for name, value in model.network.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise ModelError(f"{path}: cannot save {name!r} of the network: a {type(value).__name__}, not a tensor")
+        weights[name] = value.detach().cpu().clone().contiguous()
+    provenance = {"medcycle": _version(), "created": datetime.now(UTC).isoformat(timespec="seconds")}
+    header = {
+        "format": FORMAT,
+        "network": model.arguments,
+        "source": {"name": model.source.name, "preparation": model.source.preparation.to_dict()},
+        "target": {"name": model.target.name, "preparation": model.target.preparation.to_dict()},
+        "sample": model.sample,
+        "provenance": provenance | model.provenance,
+        "checksum": _checksum(weights),
+    }
+    content = save(weights, metadata={_KEY: json.dumps(header)})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise ModelError(f"{path}: the model cannot be written: {error.strerror or error}") from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+    return path
+
+
+def load_model(path: str | Path, network: nn.Module | None = None, device: str | torch.device = "cpu") -> Model:
+    """Read a model file; the network comes back on `device`, in evaluation mode.
+
+    Args:
+        path: a file that :func:`save_model` wrote.
+        network: the nn.Module to fill with the weights: needed for a model whose kind is "custom".
+        device: where the network goes.
+
+    Raises:
+        ModelError: if the file is missing, damaged, of another tool, of a newer medcycle, or does not fit the network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(path)
+    header = read_header(path)
+    try:
+        weights: dict[str, Tensor] = load_file(path, device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+    if _checksum(weights) != header["checksum"]:
+        raise _damaged(path, "the weights do not match their checksum")
+    arguments: dict[str, Any] = header["network"]
+    given = network is not None
+    if network is None:
+        network = _build(path, arguments)
+    _check_weights(path, network, weights)
+    # A network built here has no memory yet (meta device) and takes the file's tensors; a given one is copied into.
+    network.load_state_dict(weights, assign=not given)
+    network.to(device).eval()
+    source, target = (_domain(path, header, side) for side in ("source", "target"))
+    return Model(network, arguments, source, target, header["sample"], header["provenance"])
+
+
+def find_model(path: str | Path, to: str | None = None) -> Path:
+    """The model file that a path and a target domain mean.
+
+    Args:
+        path: a model file, or a run folder that holds files such as mr_to_ct.safetensors.
+        to: name of the target domain. None takes the only model there is, or of a run's two the one from domain a
+            to domain b.
+
+    Raises:
+        ModelError: if there is no such model; the message lists those that there are.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        header = read_header(path)
+        if to is not None and header["target"]["name"] != to:
+            raise ModelError(f"{path}: a model {_direction(header)}; a model to {to!r} was asked for")
+        return path
+    files = sorted(file for file in path.glob(f"*{SUFFIX}") if not file.name.startswith("."))
+    headers: dict[Path, dict[str, Any]] = {}
+    refused: list[str] = []
+    for file in files:
+        try:
+            headers[file] = read_header(file)
+        except ModelError as error:
+            refused.append(str(error))
+    listing = "; ".join(f"{file.name} ({_direction(header)})" for file, header in headers.items())
+    if not headers:
+        found = " ".join(refused) or f"expected files such as mr_to_ct{SUFFIX}, which training writes when it ends"
+        raise ModelError(f"{path}: no exported model in this folder: {found}")
+    fitting = [file for file, header in headers.items() if to is None or header["target"]["name"] == to]
+    if to is None and len(fitting) > 1:
+        forward = [file for file in fitting if headers[file]["provenance"].get("direction") == "a_to_b"]
+        fitting = forward or fitting
+    if len(fitting) == 1:
+        return fitting[0]
+    asked = "no target domain was named" if to is None else f"{len(fitting)} models to {to!r}"
+    problems = f" Not readable: {' '.join(refused)}" if refused else ""
+    raise ModelError(f"{path}: {asked}; the models here are {listing}. Name one target, or give one file.{problems}")
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The checked description inside a model file, without reading its weights.
+
+    Raises:
+        ModelError: if the file is missing, damaged, of another tool, or of a newer medcycle.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "missing"
+        raise ModelError(f"{path}: {what}; expected a {SUFFIX} model file or a run folder that holds one")
+    if path.suffix != SUFFIX:
+        raise ModelError(
+            f"{path}: not a {SUFFIX} file. medcycle opens only models it exported (such as mr_to_ct{SUFFIX}); "
+            "it never unpickles .pth, .pt or .ckpt files."
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            found = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+    if _KEY not in found:
+        has = f"metadata {', '.join(sorted(found)[:5])}" if found else "no metadata"
+        raise ModelError(
+            f"{path}: a safetensors file of another tool ({has}); expected the metadata key {_KEY!r} "
+            "that medcycle writes when it exports a model"
+        )
+    try:
+        header = json.loads(found[_KEY])
+    except ValueError as error:
+        raise _damaged(path, f"metadata {_KEY!r} is not JSON: {error}") from error
+    return _checked(path, header)
+
+
+def _checked(path: Path, header: Any) -> dict[str, Any]:
+    """The header, once everything that the rest of the code looks up in it is there and of the right type."""
+    if not isinstance(header, dict) or not isinstance(header.get("format"), int):
+        raise _damaged(path, f"metadata {_KEY!r} gives no format number")
+    if header["format"] > FORMAT:
+        made = header.get("provenance")
+        version = made.get("medcycle") if isinstance(made, dict) else None
+        raise ModelError(
+            f"{path}: model format {header['format']} (medcycle {version or 'unknown'}); this is medcycle "
+            f"{_version()}, which reads formats up to {FORMAT}. Update medcycle."
+        )
+    types = {"network": dict, "source": dict, "target": dict, "sample": dict, "provenance": dict, "checksum": str}
+    for key, kind in types.items():
+        if not isinstance(header.get(key), kind):
+            raise _damaged(path, f"metadata {_KEY!r} lacks {key!r}")
+    for side in ("source", "target"):
+        entry = header[side]
+        if not isinstance(entry.get("name"), str) or not isinstance(entry.get("preparation"), dict):
+            raise _damaged(path, f"metadata {_KEY!r}: {side!r} needs a name and a preparation")
+    axes, size = header["sample"].get("axes"), header["sample"].get("size")
+    numbers = isinstance(size, list) and len(size) in (2, 3) and all(type(n) is int and n > 0 for n in size)
+    if axes not in AXES or not numbers:
+        raise _damaged(path, f"sample is axes {axes!r}, size {size!r}; expected {', '.join(AXES)} and 2 or 3 numbers")
+    ndim = header["network"].get("ndim", len(size))
+    if ndim != len(size):
+        raise _damaged(path, f"a network of {ndim} space axes with samples of size {size}")
+    return header
+
+
+def _build(path: Path, arguments: dict[str, Any]) -> nn.Module:
+    """The network that the file describes, on the meta device: no memory is taken on the word of a file."""
+    rest = dict(arguments)
+    kind = rest.pop("kind", None)
+    if kind == "custom":
+        raise ModelError(f"{path}: a custom network; pass it: load_model(path, network=...) or Translator.load(...)")
+    try:
+        with torch.device("meta"):
+            return build_generator(kind, **rest)
+    except (MedcycleError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{path}: its network cannot be built from {arguments}: {error}") from error
+
+
+def _check_weights(path: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights that do not fit, in a sentence instead of torch's page of keys."""
+    expected = network.state_dict()
+    wrong = [
+        f"{name} is {tuple(weights[name].shape)} in the file and {tuple(value.shape)} in the network"
+        for name, value in expected.items()
+        if name in weights and weights[name].shape != value.shape
+    ]
+    parts = [
+        f"{len(names)} {what}, such as {names[0]}"
+        for what, names in (
+            ("missing in the file", sorted(expected.keys() - weights.keys())),
+            ("unknown to the network", sorted(weights.keys() - expected.keys())),
+            ("of another shape", wrong),
+        )
+        if names
+    ]
+    if parts:
+        raise ModelError(f"{path}: the weights do not fit the {type(network).__name__}: {'; '.join(parts)}")
+
+
+def _domain(path: Path, header: dict[str, Any], side: str) -> DomainInfo:
+    entry = header[side]
+    try:
+        return DomainInfo(entry["name"], Preparation.from_dict(entry["preparation"]))
+    except (MedcycleError, TypeError, ValueError, KeyError) as error:
+        raise _damaged(path, f"the preparation of {side!r} cannot be used: {error}") from error
+
+
+def _checksum(weights: Mapping[str, Tensor]) -> str:
+    """A digest of the weights: a flipped bit would otherwise give a plausible image with wrong values."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(weights):
+        value = weights[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _direction(header: dict[str, Any]) -> str:
+    return f"from {header['source']['name']!r} to {header['target']['name']!r}"
+
+
+def _damaged(path: Path, why: object) -> ModelError:
+    return ModelError(f"{path}: not a complete model file ({why}). Copy or export it again.")
+
+
+def _version() -> str:
+    try:
+        return metadata.version("medcycle")
+    except metadata.PackageNotFoundError:  # used from a source tree without an installation
+        return "unknown"

@@ -1,0 +1,349 @@
+"""The parts every network is made of, in two and three dimensions: the only place that picks Conv2d or Conv3d.
+
+Shapes: a batch of images or volumes is (batch, channel, *space), with ``ndim`` (2 or 3) space axes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from medcycle.errors import ModelError
+
+NORMS = ("instance", "batch", "group", "none")
+EPS = 1e-5  # of every norm in the original CycleGAN
+
+Crop = tuple[slice, ...]
+
+
+def conv(
+    ndim: int, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, padding: int = 0, bias: bool = True
+) -> nn.Conv2d | nn.Conv3d:
+    """A zero-padded convolution over ``ndim`` space axes.
+
+    Raises:
+        ModelError: if ``ndim`` is neither 2 nor 3.
+    """
+    kind = nn.Conv2d if _is_planar(ndim) else nn.Conv3d
+    return kind(in_channels, out_channels, kernel, stride=stride, padding=padding, bias=bias)
+
+
+def conv_transpose(
+    ndim: int,
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    output_padding: int = 0,
+    bias: bool = True,
+) -> nn.ConvTranspose2d | nn.ConvTranspose3d:
+    """A transposed convolution over ``ndim`` space axes.
+
+    Raises:
+        ModelError: if ``ndim`` is neither 2 nor 3.
+    """
+    kind = nn.ConvTranspose2d if _is_planar(ndim) else nn.ConvTranspose3d
+    return kind(
+        in_channels, out_channels, kernel, stride=stride, padding=padding, output_padding=output_padding, bias=bias
+    )
+
+
+def norm(ndim: int, kind: str, channels: int) -> nn.Module:
+    """The normalization ``kind``, one of :data:`NORMS`.
+
+    "instance" has neither weights nor running statistics, as in the original; "batch" and "group" (at most 32
+    groups, each of two channels or more where there are two) are affine; "none" is the identity.
+
+    Raises:
+        ModelError: if ``kind`` is none of them.
+    """
+    if kind == "instance":
+        return InstanceNorm()
+    if kind == "batch":
+        return (nn.BatchNorm2d if _is_planar(ndim) else nn.BatchNorm3d)(channels, eps=EPS)
+    if kind == "group":
+        groups = math.gcd(channels, 32)
+        # One channel a group would be instance norm, which loses every channel's mean.
+        return nn.GroupNorm(max(1, groups // 2) if groups == channels else groups, channels, eps=EPS)
+    if kind == "none":
+        return nn.Identity()
+    raise ModelError(f"norm {kind!r} is unknown; allowed are {', '.join(NORMS)}")
+
+
+def needs_bias(norm_kind: str) -> bool:
+    """Whether a convolution before such a norm needs a bias.
+
+    Instance and batch norm take each channel's mean away, and a bias with it: its gradient would be rounding noise
+    that Adam amplifies.
+    """
+    return norm_kind not in ("instance", "batch")
+
+
+class InstanceNorm(nn.Module):
+    """(x - mean) / sqrt(variance + eps) over the space axes of each channel of each image (Ulyanov 2016, eq. 2).
+
+    A constant image, or a single pixel, gives zero (but for rounding) with finite gradients. A nearly constant one
+    comes out at full contrast as soon as its deviation is above sqrt(eps), and no larger eps would hold that down: a
+    chain of norms multiplies whatever each of them leaves. :func:`damp_noise` does, at the end of a generator.
+    """
+
+    def __init__(self, eps: float = EPS) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channel, *space) to the same shape and type."""
+        # Outside autocast, which would cast the input: the statistics are float32 or better for every type.
+        with torch.autocast(x.device.type, enabled=False):
+            if x.device.type != "cpu":
+                # One group a channel is the same function as F.instance_norm, which refuses planes of one pixel.
+                return torch.group_norm(x, x.shape[1], eps=self.eps)
+            normalized: Tensor = _InstanceNormCpu.apply(x, self.eps)[0]  # type: ignore[no-untyped-call]
+            return normalized
+
+    def extra_repr(self) -> str:
+        """What ``print(module)`` shows."""
+        return f"eps={self.eps:g}"
+
+
+class _InstanceNormCpu(torch.autograd.Function):
+    """Instance norm in the channels-last layout, forward and backward, from whole-array operations.
+
+    The CPU's convolutions are nearly twice as fast channels-last, and every layer keeps the layout that it is given;
+    but PyTorch's instance norm turns it back, and its channels-last group norm is wrong for a nearly constant image
+    (it subtracts two sums in float32: 0.7 off for mean 1, deviation 0.003) besides a backward pass ten times slower.
+
+    The reciprocal standard deviation is an output too, as the backward formula then has a backward formula itself
+    (the gradient penalty of WGAN-GP needs one).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """(batch, channel, *space) to the normalized x, and 1 / sqrt(variance + eps) of shape (batch, 1, channel)."""
+        exact = torch.promote_types(x.dtype, torch.float32)
+        flat = _channels_last(x)
+        count = flat.shape[1]
+        mean = flat.sum(1, keepdim=True, dtype=exact) / count
+        # The variance is that round the mean as rounded to the type of x, less what the rounding adds.
+        rounded = mean.to(x.dtype)
+        rest = mean - rounded
+        centred = flat - rounded
+        variance = (centred * centred).sum(1, keepdim=True, dtype=exact) / count - rest * rest
+        rstd = torch.rsqrt(variance.clamp_min(0) + eps)
+        y = torch.addcmul((-rest * rstd).to(x.dtype), centred, rstd.to(x.dtype))
+        y = _channels_second(y, x.shape)
+        ctx.save_for_backward(y, rstd)
+        return y, rstd
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """The gradient by x, from those by y and by rstd: with means over the space axes,
+
+        rstd * (grad_y - mean(grad_y) - y * mean(grad_y * y)) - grad_rstd * rstd^2 * y / count
+        """
+        y, rstd = ctx.saved_tensors
+        flat, grad = _channels_last(y), _channels_last(gradients[0])
+        count = flat.shape[1]
+        shift = rstd * grad.sum(1, keepdim=True, dtype=rstd.dtype) / count
+        slope = rstd * ((grad * flat).sum(1, keepdim=True, dtype=rstd.dtype) + gradients[1] * rstd) / count
+        grad_x = torch.addcmul(-shift.to(y.dtype), flat, -slope.to(y.dtype)).addcmul_(grad, rstd.to(y.dtype))
+        return _channels_second(grad_x, y.shape), None
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """(batch, channel, *space) as (batch, pixel, channel): a view where x is laid out so in memory."""
+    return x.movedim(1, -1).flatten(1, -2)
+
+
+def _channels_second(flat: Tensor, shape: torch.Size) -> Tensor:
+    """(batch, pixel, channel) seen as (batch, channel, *space)."""
+    return flat.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
+
+
+class ReflectionPad(nn.Module):
+    """Mirrors ``width`` pixels round the image without repeating its border pixel; each axis must be longer."""
+
+    def __init__(self, ndim: int, width: int) -> None:
+        super().__init__()
+        self.widths = (width, width) * ndim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channel, *space) to the same type, each space axis longer by 2 * width."""
+        # Autocast would turn it into float32 and back, though it only copies.
+        with torch.autocast(x.device.type, enabled=False):
+            return F.pad(x, self.widths, mode="reflect")
+
+
+def reflection_pad(ndim: int, width: int) -> nn.Module:
+    """A layer that mirrors ``width`` pixels round the image."""
+    return ReflectionPad(ndim, width)
+
+
+class ResizeConv(nn.Module):
+    """Nearest-neighbour doubling followed by a convolution of width 3 (Odena 2016): no checkerboard."""
+
+    def __init__(self, ndim: int, in_channels: int, out_channels: int, *, bias: bool) -> None:
+        super().__init__()
+        self.conv = conv(ndim, in_channels, out_channels, 3, padding=1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, *space) to (batch, out_channels, *(2 * space))."""
+        larger: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return larger
+
+
+class WideConv(nn.Module):
+    """An unpadded convolution with a wide kernel and few output channels, such as the last one of a generator."""
+
+    def __init__(self, ndim: int, in_channels: int, out_channels: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = conv(ndim, in_channels, out_channels, kernel)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, *space) to (batch, out_channels, *(space - kernel + 1))."""
+        weight, bias = self.conv.weight, self.conv.bias
+        convolve = F.conv2d if x.ndim == 4 else F.conv3d
+        if x.device.type != "cpu":
+            return convolve(x, weight, bias)
+        # The CPU computes 8 or 16 output channels in the time of one. So each slice of the kernel along the first
+        # space axis becomes a channel of its own, and a second convolution, with ones in the right places, sums them.
+        out_channels, in_channels, kernel, *rest = weight.shape
+        slices = weight.transpose(1, 2).reshape(out_channels * kernel, in_channels, 1, *rest)
+        pick = torch.eye(out_channels * kernel, dtype=weight.dtype).view(out_channels, kernel, -1).transpose(1, 2)
+        return convolve(convolve(x, slices), pick[(...,) + (None,) * len(rest)], bias)
+
+
+def pad_to_multiple(x: Tensor, multiple: int, minimum: int = 1) -> tuple[Tensor, Crop]:
+    """Lengthens every space axis to the next multiple (of at least ``minimum``), evenly on both sides.
+
+    The border pixels are repeated, so that air stays air; an axis may grow to many times its length.
+
+    Returns:
+        The longer image, and the index that cuts the original field of view out of it (or out of anything that has
+        its space axes): ``longer[crop]`` is ``x``.
+    """
+    lengths = x.shape[2:]
+    missing = [math.ceil(max(length, minimum) / multiple) * multiple - length for length in lengths]
+    before = [m // 2 for m in missing]
+    crop = (slice(None), slice(None), *(slice(b, b + n) for b, n in zip(before, lengths, strict=True)))
+    if any(missing):
+        # F.pad counts from the last axis.
+        widths = [w for b, m in zip(reversed(before), reversed(missing), strict=True) for w in (b, m - b)]
+        x = F.pad(x, widths, mode="replicate")
+    return x, crop
+
+
+def damp_noise(output: Tensor, image: Tensor, floor: float) -> Tensor:
+    """Draws the output for a nearly constant image to its own mean, so that noise in is not full contrast out.
+
+    With s the standard deviation of an image over its channels and space, its output keeps s^2 / (s^2 + floor^2) of
+    its deviation from each channel's mean: half where s is ``floor``, nearly all of an ordinary image (99.6 % at 0.3
+    with a floor of 0.02), nothing of a constant one. A floor of 0 leaves every output as it is.
+    """
+    if floor == 0:
+        return output
+    variance = image.float().flatten(1).var(1, correction=0).view(-1, *[1] * (image.ndim - 1))
+    mean = output.mean(tuple(range(2, output.ndim)), keepdim=True)
+    return mean + (output - mean) * (variance / (variance + floor**2))
+
+
+def check_sizes(**sizes: int) -> None:
+    """Refuses a number of channels or filters below one.
+
+    Raises:
+        ModelError: naming the argument.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise ModelError(f"{name} {size} is not possible; give 1 or more")
+
+
+def check_share(**shares: float) -> None:
+    """Refuses a probability outside [0, 1).
+
+    Raises:
+        ModelError: naming the argument.
+    """
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise ModelError(f"{name} {share} is not possible; give a probability from 0 up to, but not including, 1")
+
+
+def check_input(x: Tensor, ndim: int, channels: int, name: str) -> None:
+    """Refuses a batch that is not (batch, channels, *space) with ``ndim`` space axes.
+
+    Raises:
+        ModelError: naming the shape found and the shape wanted.
+    """
+    if x.ndim != ndim + 2 or x.shape[1] != channels:
+        wanted = ("batch", str(channels), *"ijk"[:ndim])
+        raise ModelError(
+            f"this {ndim}D {name} takes a batch of shape ({', '.join(wanted)}); got {tuple(x.shape)}. Give it images "
+            f"with {channels} channel{'s' * (channels != 1)} and {ndim} space axes."
+        )
+
+
+def in_float32(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``module(x)`` outside autocast: near the output bfloat16 costs up to 4 HU of a CT range."""
+    with torch.autocast(x.device.type, enabled=False):
+        return module(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x)
+
+
+def run(module: Callable[[Tensor], Tensor], x: Tensor, checkpointing: bool) -> Tensor:
+    """``module(x)``; with ``checkpointing`` its inner values are computed again in the backward pass, not kept."""
+    if not (checkpointing and torch.is_grad_enabled()):
+        return module(x)
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _frozen_statistics(module)
+
+    result: Tensor = checkpoint(module, x, use_reentrant=False, context_fn=contexts)
+    return result
+
+
+@contextmanager
+def _frozen_statistics(module: Any) -> Iterator[None]:
+    """Batch norms inside leave their running statistics alone: they saw this batch in the forward pass already."""
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    before = [(m.momentum, m.num_batches_tracked) for m in norms]
+    for m in norms:
+        m.momentum, m.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for m, (momentum, tracked) in zip(norms, before, strict=True):
+            m.momentum, m.num_batches_tracked = momentum, tracked
+
+
+@torch.no_grad()
+def initialize(module: nn.Module, gain: float = 0.02, generator: torch.Generator | None = None) -> None:
+    """Draws all weights anew, as the original does: convolutions N(0, gain), batch-norm weights N(1, gain), biases 0.
+
+    The order of the draws is that of ``module.modules()``: the same generator state gives the same network.
+    """
+    for m in module.modules():
+        if isinstance(m, nn.modules.conv._ConvNd):
+            m.weight.normal_(0.0, gain, generator=generator)
+        elif isinstance(m, nn.modules.batchnorm._BatchNorm):
+            m.weight.normal_(1.0, gain, generator=generator)
+        elif isinstance(m, nn.GroupNorm):
+            m.weight.fill_(1.0)
+        else:
+            continue
+        if m.bias is not None:
+            m.bias.zero_()
+
+
+def _is_planar(ndim: int) -> bool:
+    if ndim not in (2, 3):
+        raise ModelError(f"ndim {ndim!r} is not possible; networks work on 2 (slices) or 3 (volumes) space axes")
+    return ndim == 2

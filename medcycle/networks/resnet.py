@@ -1,0 +1,130 @@
+"""The ResNet generator: halve twice, think in residual blocks, double twice (Johnson 2016; CycleGAN, appendix 7.2)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from medcycle.errors import ModelError
+from medcycle.networks import layers as L
+
+UPSAMPLES = ("transposed", "resize")
+
+
+class ResnetBlock(nn.Module):
+    """x + norm(conv(relu(norm(conv(x))))) with mirrored borders, and no activation after the sum."""
+
+    def __init__(self, channels: int, *, ndim: int, norm: str, dropout: float) -> None:
+        super().__init__()
+        bias = L.needs_bias(norm)
+        self.body = nn.Sequential(
+            L.reflection_pad(ndim, 1),
+            L.conv(ndim, channels, channels, 3, bias=bias),
+            L.norm(ndim, norm, channels),
+            nn.ReLU(),
+            *([nn.Dropout(dropout)] if dropout else []),
+            L.reflection_pad(ndim, 1),
+            L.conv(ndim, channels, channels, 3, bias=bias),
+            L.norm(ndim, norm, channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, *space) to the same shape."""
+        result: Tensor = x + self.body(x)
+        return result
+
+
+class ResnetGenerator(nn.Module):
+    """Maps images of one domain to the other, at the same size.
+
+    Args:
+        in_channels: channels of the images that it takes.
+        out_channels: channels of the images that it gives.
+        ndim: 2 for slices, 3 for volumes.
+        filters: channels after the first convolution; four times as many in the blocks.
+        blocks: residual blocks; the original takes 9 for 256 pixels and 6 for 128.
+        norm: "instance", "batch", "group" or "none".
+        dropout: probability inside the blocks.
+        upsample: "transposed" convolutions, as the original, or "resize" (nearest-neighbour doubling + convolution),
+            which cannot paint a checkerboard.
+        checkpointing: compute inner values again in the backward pass: less memory for about 1.2 times the time.
+        contrast_floor: guard against painting noise into nearly constant images such as planes of air: the standard
+            deviation, in units of [-1, 1], at which an image's output keeps half its contrast (see
+            :func:`layers.damp_noise`). 0, the original, has no guard.
+
+    Attributes:
+        multiple: the input is padded to a multiple of this along each axis, and the output cropped back.
+        batch_independent: whether an image's result is free of the others in its batch (while training).
+
+    Raises:
+        ModelError: if an argument, or the shape of an input, is not possible.
+    """
+
+    multiple = 4
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        ndim: int = 2,
+        filters: int = 64,
+        blocks: int = 9,
+        norm: str = "instance",
+        dropout: float = 0.0,
+        upsample: str = "transposed",
+        checkpointing: bool = False,
+        contrast_floor: float = 0.0,
+    ) -> None:
+        super().__init__()
+        L.check_sizes(in_channels=in_channels, out_channels=out_channels, filters=filters)
+        L.check_share(dropout=dropout)
+        if contrast_floor < 0:
+            raise ModelError(
+                f"contrast_floor {contrast_floor} is not possible; give 0 (no guard) or more, such as 0.02"
+            )
+        if blocks < 0:
+            raise ModelError(f"blocks {blocks} is not possible; give 0 or more (the original has 6 or 9)")
+        if upsample not in UPSAMPLES:
+            raise ModelError(f"upsample {upsample!r} is unknown; allowed are {', '.join(UPSAMPLES)}")
+        self.ndim, self.in_channels, self.out_channels = ndim, in_channels, out_channels
+        self.contrast_floor = contrast_floor
+        self.batch_independent = norm != "batch"
+        self.checkpointing = checkpointing
+        bias = L.needs_bias(norm)
+
+        def activated(convolution: nn.Module, channels: int) -> list[nn.Module]:
+            return [convolution, L.norm(ndim, norm, channels), nn.ReLU()]
+
+        def down(channels: int) -> list[nn.Module]:
+            halve = L.conv(ndim, channels, 2 * channels, 3, stride=2, padding=1, bias=bias)
+            return activated(halve, 2 * channels)
+
+        def up(channels: int) -> list[nn.Module]:
+            half = channels // 2
+            if upsample == "resize":
+                return activated(L.ResizeConv(ndim, channels, half, bias=bias), half)
+            double = L.conv_transpose(ndim, channels, half, 3, stride=2, padding=1, output_padding=1, bias=bias)
+            return activated(double, half)
+
+        first = L.conv(ndim, in_channels, filters, 7, bias=bias)
+        self.head = nn.Sequential(
+            L.reflection_pad(ndim, 3), *activated(first, filters), *down(filters), *down(2 * filters)
+        )
+        self.blocks = nn.ModuleList(
+            ResnetBlock(4 * filters, ndim=ndim, norm=norm, dropout=dropout) for _ in range(blocks)
+        )
+        self.up = nn.Sequential(*up(4 * filters), *up(2 * filters))
+        self.tail = nn.Sequential(L.reflection_pad(ndim, 3), L.WideConv(ndim, filters, out_channels, 7), nn.Tanh())
+        L.initialize(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, *space) in [-1, 1] to float32 (batch, out_channels, *space) in [-1, 1]."""
+        L.check_input(x, self.ndim, self.in_channels, "ResNet generator")
+        # Two halvings must leave two pixels for the blocks' mirrored borders.
+        image = x
+        x, crop = L.pad_to_multiple(image, self.multiple, minimum=8)
+        x = L.run(self.head, x, self.checkpointing)
+        for block in self.blocks:
+            x = L.run(block, x, self.checkpointing)
+        x = L.run(self.up, x, self.checkpointing)
+        return L.damp_noise(L.in_float32(self.tail, x)[crop], image, self.contrast_floor)

@@ -1,0 +1,256 @@
+"""Preparation: how a domain's Volume becomes an array in [-1, 1], and the way back, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medcycle.errors import ConfigError, ModelError, ScanError
+from medcycle.prepare import intensity, spatial
+from medcycle.prepare.foreground import find_foreground
+from medcycle.prepare.state import Prepared, PreparedState
+from medcycle.volume import Volume
+
+MODALITIES = ("ct", "mr", "image")
+AIR_HU = -1000.0
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How one domain's scans are prepared. Plain values, stored in the model; the same for every scan of the domain.
+
+    Attributes:
+        modality: "ct" (values in HU, fixed window), "mr" (arbitrary scale, percentiles of the foreground) or "image"
+            (fixed range).
+        orientation: axis codes that 3D scans are turned to, such as "RAS"; None keeps the scan's own.
+        spacing: mm along each axis after reorientation; None, or a None entry, keeps the scan's. A missing third
+            entry counts as None. Pictures (2D, uint8 or uint16) are never resampled.
+        window: HU that become -1 and 1 (ct).
+        percentiles: percentiles of the foreground that become -1 and 1 (mr).
+        range: values that become -1 and 1 (image); None takes the unit's own, 0..255 or 0..65535.
+        foreground: find the body and set everything outside it to exactly -1 (ct, mr).
+        n4: correct the bias field first (mr; the other modalities have none).
+        scale: values of the cohort that -1 and 1 stand for, set by :meth:`fitted`; restoring a scan of ANOTHER
+            domain into this one uses it (mr, image).
+
+    Raises:
+        ConfigError: for a value outside what is said above.
+    """
+
+    modality: str = "ct"
+    orientation: str | None = "RAS"
+    spacing: tuple[float | None, ...] | None = None
+    window: tuple[float, float] = (-1024.0, 3071.0)
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    range: tuple[float, float] | None = None
+    foreground: bool = True
+    n4: bool = False
+    scale: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.modality not in MODALITIES:
+            raise ConfigError(f"modality {self.modality!r}; allowed are {', '.join(MODALITIES)}")
+        if self.orientation is not None:
+            named = [axis for letter in self.orientation for axis in range(3) if letter in ("RL", "AP", "SI")[axis]]
+            if sorted(named) != [0, 1, 2] or len(self.orientation) != 3:
+                raise ConfigError(
+                    f"orientation {self.orientation!r}; give one of R/L, A/P and S/I each, such as RAS or LPS, or null"
+                )
+        if self.spacing is not None and (
+            len(self.spacing) not in (2, 3) or any(s is not None and not 0 < s < np.inf for s in self.spacing)
+        ):
+            raise ConfigError(f"spacing {self.spacing}; give two or three sizes in mm above 0 (null keeps an axis)")
+        for name in ("window", "percentiles", "range", "scale"):
+            pair = getattr(self, name)
+            if pair is not None and not (len(pair) == 2 and np.isfinite(pair).all() and pair[0] < pair[1]):
+                raise ConfigError(f"{name} {pair}; give two numbers, the lower first")
+        if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+            raise ConfigError(f"percentiles {self.percentiles}; give two numbers from 0 to 100, the lower first")
+
+    # -- forward ------------------------------------------------------------------------------------------------
+
+    def __call__(self, volume: Volume) -> Prepared:
+        """Prepare one scan.
+
+        Raises:
+            ScanError: if the scan is constant (3D), holds no body, or its unit does not fit the modality.
+        """
+        where = str(volume.source.get("path", "volume"))
+        self._check_unit(volume.unit, where)
+        if len(volume.space) == 3 and min(volume.space) > 1 and np.ptp(volume.array) == 0:
+            raise ScanError(
+                f"{where}: every voxel has the value {volume.array.flat[0]:g}; a constant scan holds nothing to learn "
+                "from. Remove it from the domain, or check its export."
+            )
+        array, affine = self._to_grid(volume)
+        mask = self._find_foreground(array, affine, where)
+        if self.n4 and self.modality == "mr":
+            array = intensity.correct_bias(array, mask, np.linalg.norm(affine[:3, :3], axis=0).tolist())
+        low, high = self._limits(array, mask, volume.unit, where)
+        prepared = intensity.normalize(array, low, high)
+        prepared[:, ~mask] = -1
+        state = PreparedState(
+            source_space=volume.space,
+            source_affine=volume.affine,
+            unit=volume.unit,
+            channels=volume.channels,
+            prepared_space=prepared.shape[1:],
+            prepared_affine=affine,
+            low=low,
+            high=high,
+            clipped=intensity.clipped_share(array, mask, low, high),
+        )
+        return Prepared(prepared, mask, state)
+
+    def _check_unit(self, unit: str, where: str) -> None:
+        if self.modality == "ct" and unit in ("uint8", "uint16"):
+            raise ScanError(
+                f"{where}: a picture ({unit}) in a CT domain. Its grey values are not HU: use modality: image for both "
+                "domains' pictures, or give the CT as DICOM or NIfTI."
+            )
+        if self.modality == "image" and self.range is None and unit not in intensity.PICTURE_RANGES:
+            raise ScanError(
+                f"{where}: modality image needs to know which values are black and white, and this scan's unit is "
+                f"{unit}. Set prepare.range to two numbers, or use modality mr or ct."
+            )
+
+    def _to_grid(self, volume: Volume) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+        array, affine = volume.array, volume.affine
+        flat = len(volume.space) == 2
+        if flat:
+            array = array[..., np.newaxis]
+        elif self.orientation is not None and volume.orientation != self.orientation:
+            array, affine = spatial.reorient(array, affine, self.orientation)
+        if self.spacing is not None and not (flat and volume.unit in intensity.PICTURE_RANGES):
+            wanted = (*self.spacing[:2], None if flat or len(self.spacing) == 2 else self.spacing[2])
+            array, affine = spatial.resample(array, affine, wanted)
+        return array, affine
+
+    def _find_foreground(
+        self, array: npt.NDArray[np.float32], affine: npt.NDArray[np.float64], where: str
+    ) -> npt.NDArray[np.bool_]:
+        if self.modality == "image" or not self.foreground:
+            return np.ones(array.shape[1:], dtype=bool)
+        mask = find_foreground(array, affine, self.modality)
+        if not mask.any() and min(mask.shape) > 1:
+            raise ScanError(
+                f"{where}: no body was found (values from {array.min():g} to {array.max():g}). Check that the scan is "
+                f"{self.modality.upper()}, or set prepare.foreground: false to use whole frames."
+            )
+        return mask
+
+    def _limits(
+        self, array: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_], unit: str, where: str
+    ) -> tuple[float, float]:
+        if self.modality == "ct":
+            return self.window
+        if self.modality == "image":
+            return self.range or intensity.PICTURE_RANGES[unit]
+        return intensity.percentile_range(array, mask, self.percentiles)
+
+    # -- back ---------------------------------------------------------------------------------------------------
+
+    def unit(self) -> str:
+        """The unit of what :meth:`restore` gives: "HU" (ct), "a.u." (mr), or the picture's own (image)."""
+        if self.modality == "ct":
+            return "HU"
+        low, high = self.range or self.scale or intensity.PICTURE_RANGES["uint8"]
+        if self.modality == "mr" or low < 0 or high <= 1 or high > 65535:
+            return "a.u."
+        return "uint8" if high <= 255 else "uint16"
+
+    def restore(
+        self,
+        array: npt.NDArray[np.float32],
+        state: PreparedState,
+        *,
+        foreground: npt.NDArray[np.bool_] | None = None,
+        own_scale: bool = False,
+    ) -> Volume:
+        """Bring an array in [-1, 1] back to a scan's own grid, in this domain's unit.
+
+        Args:
+            array: (channel, i, j, k) on the prepared grid of the scan that `state` describes.
+            state: from preparing that scan (by this or by the other domain's preparation).
+            foreground: (i, j, k); voxels outside it become air.
+            own_scale: use the scan's own low, high and unit instead of this domain's: the inverse of
+                :meth:`__call__` for every value that was not clipped or masked.
+
+        Returns:
+            A Volume with the scan's shape (its number of channels is the array's) and affine.
+
+        Raises:
+            ScanError: if the array is not on the prepared grid.
+            ModelError: if this preparation has no scale yet (see :meth:`fitted`).
+        """
+        voxels = {"an array": array.shape[1:]} | ({} if foreground is None else {"a foreground": foreground.shape})
+        for what, shape in voxels.items():
+            if tuple(shape) != tuple(state.prepared_space):
+                raise ScanError(
+                    f"{what} of {shape} voxels cannot be restored: the scan was prepared to {state.prepared_space}"
+                )
+        low, high = state.scale if own_scale else self._restored_range()
+        unit = state.unit if own_scale else self.unit()
+        values = intensity.denormalize(array, low, high)
+        air = AIR_HU if unit == "HU" and low <= AIR_HU <= high else low
+        if foreground is not None and self.modality != "image":
+            values[:, ~foreground] = air
+        space = (*state.source_space, 1)[:3]
+        values = spatial.bring_back(values, state.prepared_affine, space, state.source_affine, air)
+        if unit in intensity.PICTURE_RANGES:
+            np.rint(values, out=values)
+        if state.ndim == 2:
+            values = values[..., 0]
+        return Volume(values, state.source_affine, unit)
+
+    def _restored_range(self) -> tuple[float, float]:
+        if self.modality == "ct":
+            return self.window
+        known = self.scale if self.modality == "mr" else self.range or self.scale
+        if known is None:
+            raise ModelError(
+                f"the {self.modality} preparation has no scale: which values -1 and 1 stand for is learnt from the "
+                "domain's scans. Export the model from a run, or call Preparation.fitted with the scans' scales."
+            )
+        return known
+
+    def fitted(self, scales: Iterable[tuple[float, float]]) -> Preparation:
+        """A copy whose scale is the median (low, high) of the domain's scans; a CT domain's window needs no fit.
+
+        Raises:
+            ScanError: if no scan's low and high differ.
+        """
+        pairs = [pair for pair in scales if pair[1] > pair[0]]
+        if self.modality == "ct":
+            return self
+        if not pairs:
+            raise ScanError("no scan of the domain has two different intensities: there is nothing to learn from")
+        low, high = np.median(np.array(pairs, dtype=np.float64), axis=0)
+        return replace(self, scale=(float(low), float(high)))
+
+    # -- plain values ---------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preparation:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            ModelError: for keys this version does not know (a model file of a newer version).
+            ConfigError: for values that are not allowed.
+        """
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ModelError(
+                f"the preparation has unknown entries {', '.join(sorted(map(str, unknown)))}: it was written by "
+                "another version of medcycle. Use that version."
+            )
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**given)

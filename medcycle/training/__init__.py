@@ -1,0 +1,1 @@
+"""Losses, the image buffer, the step, and the run around it."""

@@ -1,0 +1,128 @@
+"""Processes, random state and signals: what surrounds the step and is not the model.
+
+Several processes run through PyTorch's own torchrun; each works on its share of the batch and the gradients are
+averaged with one all-reduce an optimizer step, which gives the gradient of the whole batch.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of the run."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """For the others."""
+        if self.world > 1:
+            dist.barrier()
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether the flag is up in any process."""
+        if self.world == 1:
+            return flag
+        answer = torch.tensor(float(flag), device=device)
+        dist.all_reduce(answer, dist.ReduceOp.MAX)
+        return bool(answer)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over the processes."""
+        if self.world == 1:
+            return value
+        answer = value.clone()
+        dist.all_reduce(answer)
+        return answer / self.world
+
+
+@contextmanager
+def processes(cuda: bool) -> Iterator[Processes]:
+    """Join the processes that torchrun started (NCCL on CUDA, else gloo); alone without torchrun."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Processes()
+        return
+    local = int(os.environ["LOCAL_RANK"])
+    if cuda:
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size(), local)
+    finally:
+        dist.destroy_process_group()
+
+
+def average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Replace every gradient by its mean over the processes, in one flat all-reduce."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def share_parameters(networks: dict[str, nn.Module]) -> None:
+    """Give every process the first one's parameters and buffers."""
+    if dist.is_initialized():
+        for network in networks.values():
+            for value in network.state_dict().values():
+                dist.broadcast(value, 0)
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """State of the global generators that dropout and the gradient penalty draw from."""
+    state: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Go on where `random_state` was taken."""
+    torch.set_rng_state(state["cpu"].cpu())
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """A function that tells whether Ctrl-C or SIGTERM (SLURM's notice) has come; a second Ctrl-C stops at once."""
+    came = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        if came and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        came = True
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread (a notebook's worker, say): nothing to listen to
+        yield lambda: False
+        return
+    try:
+        yield lambda: came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,297 @@
+"""From the configuration to what the loop runs on: scans, samplers, networks."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from medcycle.config import Config, Domain, load_config, shipped
+from medcycle.data import AXES, UnpairedSampler
+from medcycle.data.augment import Augment
+from medcycle.errors import ConfigError, ScanError, TrainingError
+from medcycle.io import find_scans, patient_of, read_volume
+from medcycle.networks import build_discriminator, build_generator
+from medcycle.networks.layers import initialize
+from medcycle.prepare import Preparation, PreparedScan, prepare_cohort
+from medcycle.prepare.audit import Audit, audit, swap_warning
+from medcycle.training.step import CycleGAN, LossSettings
+
+MakeNetwork = Callable[..., nn.Module]
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass
+class Cohort:
+    """The prepared scans of one domain, split by patient."""
+
+    domain: Domain
+    preparation: Preparation
+    training: list[PreparedScan] = field(default_factory=list)
+    held_out: list[PreparedScan] = field(default_factory=list)
+
+    @property
+    def channels(self) -> int:
+        """Channels of every scan."""
+        return int(self.training[0].array.shape[1])
+
+
+def preparation(config: Config, domain: Domain) -> Preparation:
+    """How this domain's scans are prepared."""
+    return Preparation(
+        modality=domain.modality,
+        orientation=config.prepare.orientation,
+        spacing=config.prepare.spacing,
+        window=config.prepare.window,
+        percentiles=config.prepare.percentiles,
+        range=config.prepare.range,
+        foreground=config.prepare.foreground,
+        n4=config.prepare.n4,
+    )
+
+
+def scans_of(domain: Domain, key: str) -> list[Path]:
+    """The domain's scans, in natural order.
+
+    Raises:
+        ConfigError: none is found; names the key.
+    """
+    patterns = [domain.path] if isinstance(domain.path, str) else domain.path
+    try:
+        return list(dict.fromkeys(path for pattern in patterns for path in find_scans(pattern)))
+    except ScanError as error:
+        raise ConfigError(f"domains.{key}.path: {error}") from None
+
+
+def split(paths: dict[str, list[Path]], config: Config) -> dict[str, set[Path]]:
+    """The held-out scans of each domain: the same patients in both, never so many that a domain is left empty."""
+    patients = {
+        key: {path: patient_of(path, getattr(config.domains, key).patient) for path in paths[key]} for key in paths
+    }
+    everyone = sorted({patient for found in patients.values() for patient in found.values()})
+    random.Random(config.train.seed).shuffle(everyone)
+    # A share of the smaller domain, so that a large domain does not empty a small one.
+    held_out: set[str] = set()
+    for found in patients.values():
+        own = [patient for patient in everyone if patient in set(found.values())]
+        wanted = int(config.train.validation * len(own))
+        already = sum(patient in held_out for patient in own)
+        held_out |= set([p for p in own if p not in held_out][: max(0, wanted - already)])
+    answer = {}
+    for key, found in patients.items():
+        answer[key] = {path for path, patient in found.items() if patient in held_out}
+        if len(answer[key]) == len(found):
+            raise ConfigError(
+                f"train.validation: holding out {config.train.validation:.0%} of the patients would leave domain "
+                f"{key} without any; lower it or add scans"
+            )
+    return answer
+
+
+def prepare_domains(config: Config, progress: Progress | None, warn: Callable[[str], None]) -> dict[str, Cohort]:
+    """Find, prepare (from the cache where it can) and split the scans of both domains.
+
+    Raises:
+        ConfigError, ScanError: see `scans_of`, `prepare_cohort`; and scans of one domain that differ in channels.
+    """
+    import os
+
+    paths = {key: scans_of(getattr(config.domains, key), key) for key in ("a", "b")}
+    held_out = split(paths, config)
+    cohorts = {}
+    for key in ("a", "b"):
+        domain: Domain = getattr(config.domains, key)
+        how = preparation(config, domain)
+        prepared = prepare_cohort(
+            paths[key],
+            how,
+            Path(config.prepare.cache),
+            workers=config.prepare.workers or os.cpu_count() or 1,
+            axis=AXES[config.sample.axes] if len(config.sample.size) == 2 else 2,
+            series=domain.series,
+            progress=progress,
+        )
+        odd = [scan for scan in prepared.scans if scan.warning]
+        if odd:
+            others = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
+            warn(f"domains.{key} ({domain.name}): {odd[0].path}{others}: {odd[0].warning}")
+        channels = {int(scan.array.shape[1]) for scan in prepared.scans}
+        if len(channels) > 1:
+            raise ScanError(f"domains.{key}: scans with {sorted(channels)} channels; all must have the same number")
+        cohorts[key] = Cohort(
+            domain,
+            how.fitted(scan.scale for scan in prepared.scans),
+            [scan for scan in prepared.scans if Path(scan.path) not in held_out[key]],
+            [scan for scan in prepared.scans if Path(scan.path) in held_out[key]],
+        )
+    a, b = cohorts["a"].channels, cohorts["b"].channels
+    if config.loss.identity and a != b:
+        raise ConfigError(
+            f"loss.identity: the identity loss shows images of one domain to the other's generator, but the domains "
+            f"have {a} and {b} channels; set loss.identity=0"
+        )
+    return cohorts
+
+
+def samplers(config: Config, cohorts: dict[str, Cohort]) -> tuple[UnpairedSampler, UnpairedSampler]:
+    """For training, and for previews and validation (held-out scans where there are any, no augmentation)."""
+    a, b = cohorts["a"], cohorts["b"]
+    settings: dict[str, Any] = {
+        "size": config.sample.size,
+        "axes": config.sample.axes,
+        "match_position": config.sample.match_position,
+        "modalities": (a.domain.modality, b.domain.modality),
+    }
+    augment = Augment(**config.sample.augment.model_dump())
+    training = UnpairedSampler(
+        a.training,
+        b.training,
+        foreground=config.sample.foreground,
+        augment=augment,
+        seed=config.train.seed,
+        **settings,
+    )
+    fixed = UnpairedSampler(
+        a.held_out or a.training, b.held_out or b.training, foreground=1.0, seed=config.train.seed + 1, **settings
+    )
+    return training, fixed
+
+
+def generator_arguments(config: Config, in_channels: int, out_channels: int) -> dict[str, Any]:
+    """What rebuilds a generator; stored in the model file."""
+    arguments = config.model.generator.model_dump()
+    return arguments | {"in_channels": in_channels, "out_channels": out_channels, "ndim": len(config.sample.size)}
+
+
+def build_gan(
+    config: Config,
+    channels: tuple[int, int],
+    device: torch.device,
+    precision: str,
+    *,
+    rank: int = 0,
+    make_generator: MakeNetwork | None = None,
+    make_discriminator: MakeNetwork | None = None,
+) -> CycleGAN:
+    """The four networks, freshly drawn, with their optimizers."""
+    torch.manual_seed(config.train.seed)
+    a, b = channels
+    networks: list[nn.Module] = []
+    for inputs, outputs in ((a, b), (b, a)):
+        if make_generator is not None:
+            networks.append(make_generator(inputs, outputs))
+        else:
+            arguments = generator_arguments(config, inputs, outputs) | {"checkpointing": config.train.checkpointing}
+            networks.append(build_generator(**arguments))
+            initialize(networks[-1])
+    for inputs in (a, b):
+        if make_discriminator is not None:
+            networks.append(make_discriminator(inputs))
+        else:
+            arguments = config.model.discriminator.model_dump() | {"channels": inputs, "ndim": len(config.sample.size)}
+            networks.append(build_discriminator(**arguments))
+            initialize(networks[-1])
+    torch.manual_seed(config.train.seed + 1 + rank)  # from here on, each process draws for its own samples
+    return CycleGAN(
+        *(network.to(device) for network in networks),
+        learning_rate=config.train.learning_rate,
+        betas=config.train.betas,
+        pool=config.train.pool,
+        ema=config.train.ema,
+        precision=precision,
+        seed=config.train.seed + 1000 * rank,
+    )
+
+
+def loss_settings(config: Config) -> LossSettings:
+    """The losses' section as plain values."""
+    return LossSettings(**config.loss.model_dump())
+
+
+def learning_rate(config: Config, epoch: int) -> float:
+    """In the epoch with that index: constant, then linear towards zero (Zhu 2017, section 4)."""
+    train = config.train
+    return train.learning_rate * (1 - max(0, epoch + 1 - train.epochs) / (train.decay_epochs + 1))
+
+
+def data_digest(cohorts: dict[str, Cohort]) -> str:
+    """Changes with the content or preparation of any scan, and with the split."""
+    digest = hashlib.blake2b(digest_size=16)
+    for cohort in cohorts.values():
+        for scans in (cohort.training, cohort.held_out):
+            digest.update(repr([Path(scan.array.filename).stem for scan in scans]).encode())  # the cache's keys
+    return digest.hexdigest()
+
+
+def plan(config: Config) -> dict[str, str]:
+    """What a training would do, found without preparing or writing anything (`--dry-run`)."""
+    facts = {}
+    paths = {key: scans_of(getattr(config.domains, key), key) for key in ("a", "b")}
+    held_out = split(paths, config)
+    channels = []
+    for key, found in paths.items():
+        domain: Domain = getattr(config.domains, key)
+        volume = _read(found[0], domain)
+        channels.append(volume.channels)
+        facts[f"domain {key} ({domain.name})"] = (
+            f"{len(found) - len(held_out[key])} scans to train, {len(held_out[key])} held out; the first: "
+            f"{' x '.join(map(str, volume.space))} voxels of {' x '.join(f'{s:.3g}' for s in volume.spacing)} mm, "
+            f"{volume.orientation}, {volume.unit}"
+        )
+        warning = swap_warning(volume, domain.modality)
+        if warning:
+            facts[f"warning {key}"] = warning
+    a, b = channels
+    with torch.device("meta"):
+        generator = build_generator(**generator_arguments(config, a, b))
+        discriminator = build_discriminator(
+            **config.model.discriminator.model_dump(), channels=b, ndim=len(config.sample.size)
+        )
+    for name, network in (("generator", generator), ("discriminator", discriminator)):
+        count = sum(p.numel() for p in network.parameters())
+        facts[name] = f"{getattr(config.model, name).kind}, {count:,} parameters (two of them)"
+    epochs = config.train.epochs + config.train.decay_epochs
+    samples = config.train.samples_per_epoch
+    facts["sample"] = f"{' x '.join(map(str, config.sample.size))}, batch of {config.train.batch_size}"
+    facts["schedule"] = f"{epochs} epochs of " + (
+        f"{samples} samples: {epochs * -(-samples // config.train.batch_size):,} steps"
+        if samples
+        else "as many samples as the larger domain has slices or patches"
+    )
+    return facts
+
+
+def _read(path: Path, domain: Domain) -> Any:
+    return read_volume(path, unit="HU" if domain.modality == "ct" else None, series=domain.series)
+
+
+def audit_targets(targets: list[str]) -> Audit:
+    """The audit of a configuration's two domains, or of files, folders and globs of scans, one domain each."""
+    if len(targets) == 1 and (Path(targets[0]).suffix in (".yaml", ".yml") or targets[0] in shipped()):
+        config = load_config(targets[0])
+        domains = {
+            domain.name: (scans_of(domain, key), preparation(config, domain))
+            for key, domain in (("a", config.domains.a), ("b", config.domains.b))
+        }
+        axis = AXES[config.sample.axes] if len(config.sample.size) == 2 else 2
+        return audit(domains, size=config.sample.size, axis=axis)
+    return audit({target: (find_scans(target), None) for target in targets})
+
+
+def check_batch(config: Config, world: int) -> None:
+    """The batch must divide among the processes.
+
+    Raises:
+        TrainingError: it does not.
+    """
+    if config.train.batch_size % world:
+        raise TrainingError(
+            f"train.batch_size: {config.train.batch_size} samples cannot be shared evenly by {world} processes; "
+            f"take a multiple of {world}"
+        )

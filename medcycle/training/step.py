@@ -1,0 +1,195 @@
+"""One training step of CycleGAN (Zhu 2017), in 2D and 3D alike, and the state that it changes."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medcycle.device import autocast
+from medcycle.training.losses import Adversarial, discriminator_loss, generator_loss, gradient_penalty, l1
+from medcycle.training.pool import ImagePool
+from medcycle.training.runtime import average_gradients
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Kind of the adversarial loss and the weights of the others (identity is relative to cycle)."""
+
+    adversarial: Adversarial = "lsgan"
+    cycle: float = 10.0
+    identity: float = 0.5
+    gradient_penalty: float = 10.0
+
+
+class CycleGAN:
+    """Everything a training run changes: networks, optimizers, scalers, buffers, moving averages, step count.
+
+    A generator is named for what it does, a discriminator for the domain whose images it knows.
+    """
+
+    def __init__(
+        self,
+        a_to_b: nn.Module,
+        b_to_a: nn.Module,
+        discriminator_a: nn.Module,
+        discriminator_b: nn.Module,
+        *,
+        learning_rate: float = 2e-4,
+        betas: tuple[float, float] = (0.5, 0.999),
+        pool: int = 50,
+        ema: float = 0.0,
+        precision: str = "fp32",
+        seed: int = 0,
+    ) -> None:
+        self.a_to_b, self.b_to_a = a_to_b, b_to_a
+        self.discriminator_a, self.discriminator_b = discriminator_a, discriminator_b
+        self.device = next(a_to_b.parameters()).device
+        self.precision = precision
+        self.generator_parameters = [*a_to_b.parameters(), *b_to_a.parameters()]
+        self.discriminator_parameters = [*discriminator_a.parameters(), *discriminator_b.parameters()]
+        self.generator_optimizer = torch.optim.Adam(self.generator_parameters, learning_rate, betas, fused=True)
+        self.discriminator_optimizer = torch.optim.Adam(self.discriminator_parameters, learning_rate, betas, fused=True)
+        # One scaler an optimizer: a shared one would be updated between its two unscalings.
+        scaled = precision == "fp16"
+        self.generator_scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+        self.discriminator_scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+        self.pool_a, self.pool_b = ImagePool(pool, 2 * seed), ImagePool(pool, 2 * seed + 1)
+        self.ema = ema
+        self.average_a_to_b = copy.deepcopy(a_to_b).requires_grad_(False) if ema else a_to_b
+        self.average_b_to_a = copy.deepcopy(b_to_a).requires_grad_(False) if ema else b_to_a
+        self.step = 0
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The four trained networks by name, and the moving averages where there are any."""
+        networks = {
+            "a_to_b": self.a_to_b,
+            "b_to_a": self.b_to_a,
+            "discriminator_a": self.discriminator_a,
+            "discriminator_b": self.discriminator_b,
+        }
+        if self.ema:
+            networks |= {"average_a_to_b": self.average_a_to_b, "average_b_to_a": self.average_b_to_a}
+        return networks
+
+    def set_learning_rate(self, rate: float) -> None:
+        """For both optimizers."""
+        for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+    def update_average(self) -> None:
+        """Moving average of the generators, faster in the first steps (Karras 2018, section 4.1; Yazici 2019)."""
+        if self.ema:
+            decay = min(self.ema, (1 + self.step) / (10 + self.step))
+            for average, network in ((self.average_a_to_b, self.a_to_b), (self.average_b_to_a, self.b_to_a)):
+                old, new = list(average.state_dict().values()), list(network.state_dict().values())
+                floats = [n for n, value in enumerate(new) if value.is_floating_point()]
+                torch._foreach_lerp_([old[n] for n in floats], [new[n] for n in floats], 1 - decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, for a checkpoint."""
+        return {
+            "step": self.step,
+            "networks": {name: network.state_dict() for name, network in self.networks.items()},
+            "generator_optimizer": self.generator_optimizer.state_dict(),
+            "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
+            "generator_scaler": self.generator_scaler.state_dict(),
+            "discriminator_scaler": self.discriminator_scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.step = state["step"]
+        for name, network in self.networks.items():
+            network.load_state_dict(state["networks"][name])
+        self.generator_optimizer.load_state_dict(state["generator_optimizer"])
+        self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+        for scaler, saved in (
+            (self.generator_scaler, state["generator_scaler"]),
+            (self.discriminator_scaler, state["discriminator_scaler"]),
+        ):
+            if saved:  # empty where the run was not in fp16 before
+                scaler.load_state_dict(saved)
+
+
+def together(network: nn.Module, *images: Tensor) -> list[Tensor]:
+    """The network's answer to each batch of images, in one call where samples do not influence one another."""
+    if getattr(network, "batch_independent", False):
+        return list(network(torch.cat(images)).chunk(len(images)))
+    return [network(image) for image in images]
+
+
+def training_step(gan: CycleGAN, real_a: Tensor, real_b: Tensor, loss: LossSettings) -> dict[str, Tensor]:
+    """One Adam step of both generators, then one of both discriminators (Zhu 2017, section 4 and 7.1).
+
+    Args:
+        gan: the state; changed in place.
+        real_a: (batch, channel, *space) in [-1, 1], of domain A.
+        real_b: likewise of domain B.
+        loss: kind and weights.
+
+    Returns:
+        Every loss by name, unweighted except the sum `generator`: float32 scalars on the device.
+    """
+    losses: dict[str, Tensor] = {}
+
+    # --- Generators: their images shall be taken for real, come back through the cycle, and leave B in B alone.
+    set_trainable(gan.discriminator_parameters, False)
+    with autocast(gan.device, gan.precision):
+        if loss.identity:
+            fake_b, same_b = together(gan.a_to_b, real_a, real_b)
+            fake_a, same_a = together(gan.b_to_a, real_b, real_a)
+            losses["identity_a"], losses["identity_b"] = l1(same_a, real_a), l1(same_b, real_b)
+        else:
+            fake_b, fake_a = gan.a_to_b(real_a), gan.b_to_a(real_b)
+        losses["cycle_a"] = l1(gan.b_to_a(fake_b), real_a)
+        losses["cycle_b"] = l1(gan.a_to_b(fake_a), real_b)
+        losses["adversarial_a"] = generator_loss(loss.adversarial, gan.discriminator_a(fake_a))
+        losses["adversarial_b"] = generator_loss(loss.adversarial, gan.discriminator_b(fake_b))
+    total = losses["adversarial_a"] + losses["adversarial_b"] + loss.cycle * (losses["cycle_a"] + losses["cycle_b"])
+    if loss.identity:
+        total = total + loss.cycle * loss.identity * (losses["identity_a"] + losses["identity_b"])
+    losses["generator"] = total
+    minimize(total, gan.generator_optimizer, gan.generator_scaler, gan.generator_parameters)
+
+    # --- Discriminators: real against the fakes made before that update, some of them from earlier steps.
+    set_trainable(gan.discriminator_parameters, True)
+    total = torch.zeros((), device=gan.device)
+    for name, network, real, fake in (
+        ("discriminator_a", gan.discriminator_a, real_a, gan.pool_a.query(fake_a)),
+        ("discriminator_b", gan.discriminator_b, real_b, gan.pool_b.query(fake_b)),
+    ):
+        with autocast(gan.device, gan.precision):
+            logits_real, logits_fake = together(network, real, fake)
+            losses[name] = discriminator_loss(loss.adversarial, logits_real, logits_fake)
+        total = total + losses[name]
+        if loss.adversarial == "wgan-gp":
+            losses[f"penalty_{name[-1]}"] = penalty = gradient_penalty(network, real, fake)
+            total = total + loss.gradient_penalty * penalty
+    minimize(total, gan.discriminator_optimizer, gan.discriminator_scaler, gan.discriminator_parameters)
+
+    gan.step += 1
+    gan.update_average()
+    return {name: value.detach() for name, value in losses.items()}
+
+
+def minimize(
+    loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, parameters: list[nn.Parameter]
+) -> None:
+    """Backward, mean gradients over the processes, optimizer step (which the scaler skips on an fp16 overflow)."""
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    average_gradients(parameters)
+    scaler.step(optimizer)
+    scaler.update()
+
+
+def set_trainable(parameters: list[nn.Parameter], flag: bool) -> None:
+    """Let gradients of the parameters be computed, or not."""
+    for parameter in parameters:
+        parameter.requires_grad_(flag)

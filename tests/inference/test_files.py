@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medcycle.errors import ConfigError, ModelError, ScanError
+from medcycle.inference import plan_outputs, translate_paths
+from medcycle.io import read_volume, write_volume
+from medcycle.volume import Volume
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def cohort(tmp_path: Path, make_ball: Make) -> Path:
+    """Three CT scans: NIfTI, MHA and a DICOM folder."""
+    folder = tmp_path / "in"
+    write_volume(make_ball((12, 12, 12)), folder / "head1.nii.gz")
+    write_volume(make_ball((12, 13, 12)), folder / "head2.mhd")
+    write_volume(make_ball((12, 12, 11)), folder / "head3")
+    (folder / "notes.txt").write_text("none")
+    return folder
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+
+
+def test_many_scans_keep_their_names_and_formats(translator: Make, cohort: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int, str]] = []
+    steps: list[tuple[int, int]] = []
+    written = translate_paths(
+        translator(),
+        cohort,
+        tmp_path / "out",
+        progress=lambda *at: seen.append(at),
+        steps=lambda *at: steps.append(at),
+    )
+    assert [path.name for path in written] == ["head1.nii.gz", "head2.mha", "head3"]
+    assert seen == [(1, 3, "head1"), (2, 3, "head2"), (3, 3, "head3")]
+    assert steps.count((12, 12)) == 2
+    assert (11, 11) in steps
+    for path, source in zip(written, ("head1.nii.gz", "head2.mhd", "head3"), strict=True):
+        old, new = read_volume(cohort / source, unit="HU"), read_volume(path, unit="HU")
+        np.testing.assert_allclose(new.affine, old.affine, atol=1e-4)
+        body = old.array > -500
+        np.testing.assert_allclose(new.array[body], old.array[body], atol=1)
+    assert len(list((tmp_path / "out" / "head3").iterdir())) == 11
+
+
+@pytest.mark.parametrize(("kind", "names"), [("nii.gz", ".nii.gz"), ("mha", ".mha"), ("dicom", "/")])
+def test_many_scans_in_one_format(cohort: Path, tmp_path: Path, kind: str, names: str) -> None:
+    planned = plan_outputs(cohort, tmp_path / "out", kind)
+    assert [out for _, out in planned] == [f"{tmp_path}/out/head{n}{names}" for n in (1, 2, 3)]
+
+
+def test_one_scan_goes_by_the_outputs_name(translator: Make, cohort: Path, tmp_path: Path) -> None:
+    one = cohort / "head1.nii.gz"
+    for name in ("a.nii", "deep/er/a.nrrd", "dicom", "dicom.1/"):
+        out = f"{tmp_path}/{name}"
+        assert translate_paths(translator(), str(one), out) == [Path(out)]
+        assert read_volume(out, unit="HU").space == (12, 12, 12)
+    assert translate_paths(translator(), cohort / "head3", tmp_path / "b.mha") == [tmp_path / "b.mha"]
+    assert translate_paths(translator(), one, tmp_path / "many", format="mha") == [tmp_path / "many" / "head1.mha"]
+    assert translate_paths(translator(), one, tmp_path / "c.nii.gz", format="nii.gz") == [tmp_path / "c.nii.gz"]
+
+
+def test_several_inputs_and_a_pattern(cohort: Path, tmp_path: Path) -> None:
+    by_pattern = plan_outputs(f"{cohort}/*.nii.gz", tmp_path / "out")
+    assert by_pattern == [(cohort / "head1.nii.gz", f"{tmp_path}/out/head1.nii.gz")]
+    several = plan_outputs([cohort / "head1.nii.gz", cohort / "head3"], tmp_path / "out")
+    assert [out for _, out in several] == [f"{tmp_path}/out/head1.nii.gz", f"{tmp_path}/out/head3/"]
+
+
+def test_scans_of_one_name_keep_their_folders(translator: Make, make_ball: Make, tmp_path: Path) -> None:
+    for patient in ("p1", "p2"):
+        write_volume(make_ball((12, 12, 12)), tmp_path / "in" / patient / "CT.nii.gz")
+    translate_paths(translator(), tmp_path / "in", tmp_path / "out")
+    assert tree(tmp_path / "out") == ["p1/CT.nii.gz", "p2/CT.nii.gz"]
+
+
+def test_pictures_become_png(translator: Make, tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "in").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "in" / "a.bmp")
+    Image.fromarray(pixels).save(tmp_path / "in" / "b.png")
+    written = translate_paths(translator("photo", "photo"), tmp_path / "in", tmp_path / "out")
+    assert [path.name for path in written] == ["a.png", "b.png"]
+    for path in written:
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), pixels)
+
+
+# -- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_overwritten_unless_asked(translator: Make, cohort: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "head2.mha").write_text("precious")
+    with pytest.raises(ScanError, match=r"head2\.mha: already there.*Nothing was translated"):
+        translate_paths(translator(), cohort, out)
+    assert tree(out) == ["head2.mha"]
+    assert (out / "head2.mha").read_text() == "precious"
+    assert len(translate_paths(translator(), cohort, out, overwrite=True)) == 3
+    assert len(translate_paths(translator(), cohort, out, overwrite=True)) == 3  # its own DICOM series too
+    with pytest.raises(ScanError, match="already there"):
+        translate_paths(translator(), cohort / "head3", out / "head3")
+
+
+def test_the_scan_itself_is_never_replaced(translator: Make, cohort: Path) -> None:
+    before = (cohort / "head1.nii.gz").read_bytes()
+    for source, out in ((cohort / "head1.nii.gz", cohort / "head1.nii.gz"), (cohort, cohort)):
+        with pytest.raises(ScanError, match="the scan itself"):
+            translate_paths(translator(), source, out, overwrite=True)
+    assert (cohort / "head1.nii.gz").read_bytes() == before
+
+
+def test_one_bad_scan_does_not_stop_the_others(translator: Make, cohort: Path, tmp_path: Path) -> None:
+    (cohort / "bad.nii.gz").write_bytes((cohort / "head1.nii.gz").read_bytes()[:300])
+    flat = Volume(np.zeros((1, 9, 9), np.float32), np.eye(4), "uint8")
+    write_volume(flat, cohort / "picture.png")
+    (cohort / "head3" / "0002.dcm").unlink()
+    seen: list[str] = []
+    with pytest.raises(ScanError) as caught:
+        translate_paths(translator(), cohort, tmp_path / "out", progress=lambda done, total, name: seen.append(name))
+    message = str(caught.value)
+    assert "3 of 5 scans could not be translated; 2 were written" in message
+    for name in ("bad.nii.gz", "picture.png", "head3"):
+        assert name in message
+    assert seen == ["bad", "head1", "head2", "head3", "picture"]
+    assert tree(tmp_path / "out") == ["head1.nii.gz", "head2.mha"]
+
+
+def test_the_only_scan_gives_its_own_error(translator: Make, tmp_path: Path) -> None:
+    write_volume(Volume(np.zeros((1, 9, 9), np.float32), np.eye(4), "uint8"), tmp_path / "p.png")
+    with pytest.raises(ModelError, match="3D patches"):
+        translate_paths(translator("photo", "photo", size=(4, 4, 4)), tmp_path / "p.png", tmp_path / "out.png")
+
+
+def test_memory_that_ends_is_an_error_of_that_scan(
+    translator: Make, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = translator()
+
+    def huge(*args: Any, **settings: Any) -> Path:
+        raise MemoryError
+
+    monkeypatch.setattr(made, "file", huge)
+    with pytest.raises(ScanError, match=r"head1\.nii\.gz: too large"):
+        translate_paths(made, cohort / "head1.nii.gz", tmp_path / "out.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "kind", "error", "message"),
+    [
+        ("", "out.nii.gz", None, ScanError, "3 scan.*need a folder"),
+        ("", "out", "dcm", ConfigError, "'dcm' is not known; allowed are nii.gz"),
+        ("head1.nii.gz", "out.mha", "nii.gz", ConfigError, "another format"),
+        ("head1.nii.gz", "out.xyz", None, ScanError, "no format is called '.xyz'"),
+        ("nothing", "out", None, ScanError, "nothing"),
+        ("", "in/head1.nii.gz/out", None, ScanError, "head1"),
+    ],
+)
+def test_plans_that_make_no_sense(
+    translator: Make, cohort: Path, tmp_path: Path, source: str, out: str, kind: str, error: type, message: str
+) -> None:
+    before = tree(tmp_path)
+    with pytest.raises(error, match=message):
+        translate_paths(translator(), cohort / source, tmp_path / out, format=kind)
+    assert tree(tmp_path) == before
+
+
+def test_two_scans_for_one_output(translator: Make, make_ball: Make, tmp_path: Path) -> None:
+    for name in ("a.nii", "a.mha"):
+        write_volume(make_ball((12, 12, 12)), tmp_path / "in" / name)
+    assert len(plan_outputs(tmp_path / "in", tmp_path / "out")) == 2  # a.nii and a.mha are two files
+    with pytest.raises(ScanError, match=r"a\.mha.*a\.nii would all be written here"):
+        translate_paths(translator(), tmp_path / "in", tmp_path / "out", format="nii.gz")
+    assert not (tmp_path / "out").exists()

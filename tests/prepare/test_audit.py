@@ -1,0 +1,118 @@
+"""The audit: what it finds, refuses and warns of."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medcycle.prepare import Preparation, audit, swap_warning
+from medcycle.volume import Volume
+
+CT, MR = Preparation(), Preparation(modality="mr")
+
+
+def save(path, kind, seed=0, space=(16, 14, 12), spacing=(2.0, 2.0, 2.0), flip=False):
+    rng = np.random.default_rng(seed)
+    array = rng.normal(-1000, 10, space) if kind == "ct" else np.abs(rng.normal(0, 10, space))
+    array[4:-4, 4:-4, 3:-3] = rng.uniform(*((0, 900) if kind == "ct" else (300, 800)), array[4:-4, 4:-4, 3:-3].shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    affine = np.diag([*spacing, 1.0])
+    if flip:
+        affine[0, 0] *= -1
+    nib.save(nib.Nifti1Image(array.astype(np.float32), affine), path)
+    return path
+
+
+def test_two_good_domains(tmp_path):
+    mr = [save(tmp_path / "mr" / f"{i}.nii.gz", "mr", i) for i in range(2)]
+    ct = [save(tmp_path / "ct" / f"{i}.nii.gz", "ct", 10 + i, flip=bool(i)) for i in range(2)]
+    told = []
+    found = audit({"mr": (mr, MR), "ct": (ct, CT)}, size=(16, 16), progress=lambda *said: told.append(said))
+    assert found.warnings == []
+    assert told == [(1, 4, "0.nii.gz"), (2, 4, "1.nii.gz"), (3, 4, "0.nii.gz"), (4, 4, "1.nii.gz")]
+    one = found.scans[2]
+    array = nib.load(ct[0]).get_fdata(dtype=np.float32)
+    assert (one.name, one.unit, one.orientation, one.space) == ("0", "HU", "RAS", (16, 14, 12))
+    assert (one.minimum, one.maximum) == (array.min(), array.max())
+    assert (one.p1, one.median, one.p99) == pytest.approx(tuple(np.percentile(array, (1, 50, 99))), rel=1e-5)
+    assert 0.1 < one.foreground < 0.6
+    assert one.prepared == (16, 14, 12)
+    plain = json.loads(json.dumps(found.to_dict()))
+    assert plain["domains"][1]["summary"]["orientation"] == {"RAS": 1, "LAS": 1}
+    assert plain["domains"][0]["summary"]["scans"] == 2
+
+
+def test_swapped_domains_are_remarked_once_each(tmp_path):
+    mr = [save(tmp_path / "mr" / f"{i}.nii.gz", "mr", i) for i in range(2)]
+    ct = [save(tmp_path / "ct" / f"{i}.nii.gz", "ct", i) for i in range(3)]
+    found = audit({"mr": (ct, MR), "ct": (mr, CT)})
+    assert len(found.warnings) == 2
+    assert "looks like CT in an MR domain" in found.warnings[0]
+    assert "2 more scans of mr" in found.warnings[0]
+    assert "does not look like CT" in found.warnings[1]
+
+
+def test_swap_warning_on_values_alone():
+    rng = np.random.default_rng(0)
+    ct = Volume(rng.uniform(-1024, 1000, (1, 8, 8, 8)), np.eye(4), "HU", {"path": "x.nii"})
+    mr = Volume(rng.uniform(0, 900, (1, 8, 8, 8)), np.eye(4))
+    assert swap_warning(ct, "ct") is None
+    assert swap_warning(mr, "mr") is None
+    assert swap_warning(mr, "image") is None
+    assert swap_warning(ct, "mr").startswith("x.nii: looks like CT")
+    assert "Are the domains swapped" in swap_warning(mr, "ct")
+    assert "rescale intercept" in swap_warning(ct.replace(array=ct.array + 1024), "ct")
+    normalized = mr.replace(array=rng.normal(0, 1, (1, 8, 8, 8)))
+    assert swap_warning(normalized, "mr") is None
+
+
+def test_what_is_refused(tmp_path):
+    good = save(tmp_path / "good.nii.gz", "mr")
+    torn = tmp_path / "torn.nii.gz"
+    torn.write_bytes(good.read_bytes()[:300])
+    flat = tmp_path / "flat.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((8, 8, 8), np.float32), np.eye(4)), flat)
+    thin = save(tmp_path / "thin.nii.gz", "mr", 3, space=(40, 14, 12))
+    domain = audit({"mr": ([good, torn, flat, thin], MR)}, size=(64, 14)).domains[0]
+    reasons = [scan.refused for scan in domain.scans]
+    assert "16 x 14 voxels, less than half" in reasons[0]
+    assert "torn.nii.gz" in reasons[1]
+    assert "every voxel has the value 1" in reasons[2]
+    assert reasons[3] is None
+    assert domain.summary()["refused"] == 3
+    sagittal = audit({"mr": ([good], MR)}, size=(14, 12), axis=0).domains[0].scans[0]
+    assert sagittal.refused is None
+    patches = audit({"mr": ([good], MR)}, size=(16, 16, 32)).domains[0].scans[0]
+    assert "16 x 14 x 12" in patches.refused
+
+
+def test_duplicates_and_mixtures(tmp_path):
+    one = save(tmp_path / "a" / "one.nii.gz", "mr", 1)
+    twin = tmp_path / "b" / "twin.nii.gz"
+    twin.parent.mkdir()
+    twin.write_bytes(one.read_bytes())
+    other = save(tmp_path / "a" / "other.nii.gz", "mr", 2, spacing=(2.0, 2.0, 5.0), flip=True)
+    keep = Preparation(modality="mr", orientation=None)
+    found = audit({"a": ([one, other], keep), "b": ([twin], keep)})
+    assert any("the same scan 2 times" in w and "one.nii.gz" in w and "twin.nii.gz" in w for w in found.warnings)
+    assert any("spacings along k run from 2 to 5 mm" in w for w in found.warnings)
+    assert any("orientations differ (LAS, RAS)" in w for w in found.warnings)
+    even = audit({"a": ([one, other], Preparation(modality="mr", spacing=(3.0, 3.0, 3.0)))})
+    assert even.warnings == []
+
+
+def test_files_without_a_preparation(tmp_path):
+    from PIL import Image
+
+    picture = tmp_path / "p.png"
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(picture)
+    scan = save(tmp_path / "s.nii.gz", "mr")
+    found = audit({"scans": ([picture, scan], None)})
+    assert found.domains[0].modality is None
+    assert [s.foreground for s in found.scans] == [1.0, pytest.approx(0.4, abs=0.3)]
+    assert found.scans[0].prepared is None
+    assert any("unit differs" in w for w in found.warnings)
+    assert any("number of dimensions differs" in w for w in found.warnings)

@@ -1,0 +1,312 @@
+"""Preparing and restoring are inverse: for oblique, reversed, anisotropic and flat scans, every value and voxel."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from medcycle.errors import ConfigError, ModelError, ScanError
+from medcycle.prepare import Preparation, PreparedState
+from medcycle.volume import Volume
+
+FEW = settings(max_examples=30, deadline=None)
+
+
+def affine_of(angles, axes, signs, spacing, origin=(3.0, -40.0, 12.5)):
+    """Voxel axes along the (signed) anatomical axes given, turned a little."""
+    directions = np.zeros((3, 3))
+    for column, (row, sign) in enumerate(zip(axes, signs, strict=True)):
+        directions[row, column] = sign
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() @ directions @ np.diag(spacing)
+    affine[:3, 3] = origin
+    return affine
+
+
+def world(affine, space):
+    """RAS+ millimetres of every voxel, shape (3, *space): a plain oracle for geometry."""
+    return np.tensordot(affine[:3, :3], np.indices(space), axes=1) + affine[:3, 3].reshape(3, 1, 1, 1)
+
+
+@st.composite
+def scans(draw, unit="HU", ndim=3):
+    """A Volume with random values and any orientation, tilt and voxel size."""
+    space = tuple(draw(st.integers(1, 9)) for _ in range(ndim))
+    angles = [draw(st.floats(-35, 35)) for _ in range(3)]
+    axes = draw(st.sampled_from(list(itertools.permutations(range(3)))))
+    signs = [draw(st.sampled_from((-1, 1))) for _ in range(3)]
+    spacing = [draw(st.floats(0.3, 6)) for _ in range(ndim)] + [1.0] * (3 - ndim)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    low, high = {"HU": (-1024, 3071), "a.u.": (-50, 4000), "uint8": (0, 255), "uint16": (0, 65535)}[unit]
+    values = rng.uniform(low, high, (draw(st.integers(1, 2)), *space))
+    return Volume(np.rint(values) if unit != "a.u." else values, affine_of(angles, axes, signs, spacing), unit)
+
+
+def assert_same(restored, volume, tolerance):
+    assert restored.space == volume.space
+    assert restored.channels == volume.channels
+    assert restored.unit == volume.unit
+    np.testing.assert_allclose(restored.affine, volume.affine, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(restored.array, volume.array, rtol=0, atol=tolerance)
+
+
+@FEW
+@given(scans(), st.sampled_from(("RAS", "LPS", "SAR", "PIR", None)))
+def test_ct_round_trip_is_exact(volume, orientation):
+    preparation = Preparation(orientation=orientation, foreground=False)
+    prepared = preparation(volume)
+    assert prepared.array.dtype == np.float32
+    assert prepared.array.min() >= -1
+    assert prepared.array.max() <= 1
+    assert prepared.state.clipped == 0
+    assert_same(preparation.restore(prepared.array, prepared.state), volume, 0.01)  # HU
+    assert_same(preparation.restore(prepared.array, prepared.state, own_scale=True), volume, 0.01)
+
+
+@FEW
+@given(scans(ndim=2), st.sampled_from((None, (2.0, 2.0, 2.0))))
+def test_flat_ct_round_trip(volume, spacing):
+    preparation = Preparation(foreground=False, spacing=spacing)
+    prepared = preparation(volume)
+    assert prepared.array.shape[3] == 1
+    restored = preparation.restore(prepared.array, prepared.state)
+    if spacing is None:
+        assert prepared.array.shape[1:3] == volume.space
+        assert_same(restored, volume, 0.01)
+    else:
+        assert restored.space == volume.space
+        np.testing.assert_allclose(restored.affine, volume.affine, atol=1e-4)
+
+
+@FEW
+@given(scans(unit="a.u."))
+def test_mr_round_trip_with_whole_range(volume):
+    preparation = Preparation(modality="mr", percentiles=(0, 100), foreground=False)
+    if np.ptp(volume.array) == 0:
+        return
+    prepared = preparation(volume)
+    assert_same(preparation.restore(prepared.array, prepared.state, own_scale=True), volume, 0.01)
+
+
+@FEW
+@given(st.sampled_from(("uint8", "uint16")).flatmap(lambda unit: scans(unit=unit, ndim=2)))
+def test_pictures_come_back_to_the_last_bit(volume):
+    preparation = Preparation(modality="image", spacing=(5.0, 5.0, 5.0))  # pictures are never resampled
+    prepared = preparation(volume)
+    assert prepared.array.shape == (*volume.array.shape, 1)
+    restored = preparation.fitted([prepared.state.scale]).restore(prepared.array, prepared.state)
+    assert_same(restored, volume, 0)
+    np.testing.assert_array_equal(
+        preparation.restore(prepared.array, prepared.state, own_scale=True).array, volume.array
+    )
+
+
+@FEW
+@given(
+    st.lists(st.floats(-30, 30), min_size=3, max_size=3),
+    st.sampled_from(list(itertools.permutations(range(3)))),
+    st.tuples(*[st.sampled_from((-1, 1))] * 3),
+    st.lists(st.floats(0.7, 4), min_size=3, max_size=3),
+    st.sampled_from(((1.0, 1.0, 1.0), (2.5, 2.5, 2.5), (1.5, None, 3.0), (1.2, 0.8))),
+)
+def test_every_voxel_keeps_its_place_in_the_patient(angles, axes, signs, spacing, wanted):
+    # An image whose value is its own position along a slanted direction tells where each voxel was taken from.
+    affine = affine_of(angles, axes, signs, spacing)
+    slant = np.array([0.5, 0.3, 0.4]).reshape(3, 1, 1, 1)
+    volume = Volume(10 * (slant * world(affine, (12, 13, 11))).sum(axis=0)[None], affine, "HU")
+    preparation = Preparation(spacing=wanted, foreground=False)
+    prepared = preparation(volume)
+    state = prepared.state
+    grid = Volume(prepared.array, state.prepared_affine)
+    assert grid.orientation == "RAS"
+    turned = Preparation(foreground=False)(volume).state
+    for axis, mm in enumerate((*wanted, None)[:3]):
+        kept = np.linalg.norm(turned.prepared_affine[:3, axis])
+        assert grid.spacing[axis] == pytest.approx(kept if mm is None else mm, rel=1e-5)
+    truth = 10 * (slant * world(state.prepared_affine, state.prepared_space)).sum(axis=0)
+    found = (prepared.array[0] + 1) / 2 * 4095 - 1024
+    # smoothing bends the ramp within 3 sigma of the edges; sigma = sqrt((new^2 - old^2) / (8 ln 2))
+    old = np.linalg.norm(turned.prepared_affine[:3, :3], axis=0)
+    edges = [
+        int(np.ceil(3 * np.sqrt(max(n**2 - o**2, 0) / (8 * np.log(2))) / n)) + 1
+        for n, o in zip(grid.spacing, old, strict=True)
+    ]
+    inner = tuple(slice(e, n - e) for e, n in zip(edges, state.prepared_space, strict=True))
+    np.testing.assert_allclose(found[inner], truth[inner], rtol=0, atol=0.05)
+
+    restored = preparation.restore(prepared.array, state)
+    assert restored.space == volume.space
+    np.testing.assert_allclose(restored.affine, volume.affine, rtol=0, atol=1e-4)
+    exact = preparation.restore((2 * (truth[None] + 1024) / 4095 - 1).astype(np.float32), state).array[0]
+    middle = (slice(4, -4),) * 3
+    np.testing.assert_allclose(exact[middle], volume.array[0][middle], rtol=0, atol=0.05)
+
+
+def test_nearly_equal_spacing_is_not_resampled():
+    affine = np.diag([0.9999998, 1.0000003, 1.0, 1])
+    volume = Volume(np.random.default_rng(0).uniform(-900, 900, (1, 7, 6, 5)), affine, "HU")
+    prepared = Preparation(spacing=(1.0, 1.0, 1.0), foreground=False)(volume)
+    np.testing.assert_array_equal(prepared.state.prepared_affine, affine)
+
+
+def test_coarser_axes_are_smoothed_against_aliasing():
+    stripes = np.where(np.arange(64) % 2, 1000.0, -1000.0) * np.ones((1, 4, 4, 1))
+    coarse = Preparation(spacing=(None, None, 4.0), foreground=False)
+    prepared = coarse(Volume(stripes, np.eye(4), "HU"))
+    values = coarse.restore(prepared.array, prepared.state, own_scale=True).array
+    assert np.abs(values[..., 8:-8]).max() < 30  # plain sampling of every 4th voxel gives -1000 everywhere
+    assert prepared.array.shape == (1, 4, 4, 17)
+
+
+def test_restored_voxels_outside_the_prepared_field_of_view_are_air():
+    volume = Volume(np.full((1, 8, 8, 8), 40.0) + np.arange(8), np.diag([1.0, 1.0, 1.0, 1.0]), "HU")
+    preparation = Preparation(foreground=False)
+    state = preparation(volume).state
+    small = PreparedState(**{**vars(state), "prepared_space": (8, 8, 4), "prepared_affine": np.diag([1.0, 1, 1, 1])})
+    restored = preparation.restore(np.zeros((1, 8, 8, 4), np.float32), small).array[0]
+    np.testing.assert_allclose(restored[..., :4], 1023.5)
+    np.testing.assert_array_equal(restored[..., 4:], -1000)
+
+
+def test_foreground_is_applied_both_ways():
+    array = np.full((1, 24, 24, 24), -990.0)
+    array[:, 6:18, 6:18, 6:18] = 50
+    preparation = Preparation()
+    prepared = preparation(Volume(array, np.diag([2.0, 2.0, 2.0, 1]), "HU"))
+    assert prepared.foreground[6:18, 6:18, 6:18].all()
+    assert not prepared.foreground[:4].any()
+    assert (prepared.array[:, ~prepared.foreground] == -1).all()
+    restored = preparation.restore(np.zeros_like(prepared.array), prepared.state, foreground=prepared.foreground)
+    assert (restored.array[:, ~prepared.foreground] == -1000).all()
+    assert (restored.array[:, prepared.foreground] == 1023.5).all()
+    narrow = Preparation(window=(-200.0, 300.0))
+    air = narrow.restore(np.zeros_like(prepared.array), prepared.state, foreground=prepared.foreground)
+    assert air.array.min() == -200  # air is not in this window: its lower end
+
+
+def test_percentiles_of_the_foreground_set_the_mr_scale_and_the_clipped_share():
+    rng = np.random.default_rng(1)
+    array = np.zeros((1, 30, 30, 30))
+    array[:, 5:25, 5:25, 5:25] = rng.uniform(300, 900, (1, 20, 20, 20))
+    volume = Volume(array, np.diag([2.0, 2.0, 2.0, 1]), "a.u.")
+    prepared = Preparation(modality="mr", percentiles=(10, 90))(volume)
+    expected = np.percentile(array[:, prepared.foreground], (10, 90))
+    assert prepared.state.scale == pytest.approx(expected, rel=1e-5)
+    outside = (array[0] < expected[0]) | (array[0] > expected[1])
+    assert prepared.state.clipped == pytest.approx(outside[prepared.foreground].mean(), abs=1e-6)
+
+
+def test_another_domains_scan_is_restored_in_the_fitted_scale():
+    rng = np.random.default_rng(2)
+    source = Preparation(modality="ct")(Volume(rng.uniform(-900, 900, (1, 9, 8, 7)), np.diag([-1.0, -1, 2, 1]), "HU"))
+    target = Preparation(modality="mr").fitted([(10, 500), (0, 900), (20, 2000)])
+    assert target.scale == (10.0, 900.0)
+    restored = target.restore(np.ones_like(source.array), source.state)
+    assert restored.unit == "a.u."
+    assert restored.space == (9, 8, 7)
+    assert (restored.array == 900).all()
+    with pytest.raises(ModelError, match="no scale"):
+        Preparation(modality="mr").restore(source.array, source.state)
+    assert Preparation().fitted([]) == Preparation()
+    with pytest.raises(ScanError, match="no scan"):
+        Preparation(modality="mr").fitted([(3.0, 3.0)])
+
+
+@pytest.mark.parametrize(
+    ("preparation", "unit"),
+    [
+        (Preparation(), "HU"),
+        (Preparation(modality="mr"), "a.u."),
+        (Preparation(modality="image"), "uint8"),
+        (Preparation(modality="image").fitted([(0, 65535)]), "uint16"),
+        (Preparation(modality="image", range=(0, 4095)), "uint16"),
+        (Preparation(modality="image", range=(0, 1)), "a.u."),
+        (Preparation(modality="image", range=(-5, 200)), "a.u."),
+    ],
+)
+def test_unit(preparation, unit):
+    assert preparation.unit() == unit
+
+
+@pytest.mark.parametrize("modality", ["ct", "mr"])
+def test_a_constant_scan_is_refused_by_name_but_a_constant_plane_is_air(modality):
+    unit = "HU" if modality == "ct" else "a.u."
+    scan = Volume(np.full((1, 6, 6, 6), 7.0), np.eye(4), unit, {"path": "somewhere/flat.nii.gz"})
+    with pytest.raises(ScanError, match=r"flat\.nii\.gz: every voxel has the value 7"):
+        Preparation(modality=modality)(scan)
+    for space in ((6, 6), (6, 6, 1)):
+        prepared = Preparation(modality=modality)(Volume(np.full((1, *space), 7.0), np.eye(4), unit))
+        assert (prepared.array == -1).all()
+        assert np.isfinite(
+            Preparation(modality=modality).restore(prepared.array, prepared.state, own_scale=True).array
+        ).all()
+
+
+def test_a_scan_without_a_body_is_refused():
+    air = Volume(np.random.default_rng(0).normal(-1000, 5, (1, 8, 8, 8)), np.eye(4), "HU", {"path": "air.nii"})
+    with pytest.raises(ScanError, match=r"air\.nii: no body"):
+        Preparation()(air)
+    assert Preparation(foreground=False)(air).foreground.all()
+
+
+def test_a_nearly_binary_mr_has_a_scale():
+    array = np.zeros((1, 20, 20, 20))
+    array[:, 5:15, 5:15, 5:15] = 100
+    prepared = Preparation(modality="mr", percentiles=(20, 80))(Volume(array, np.eye(4)))
+    assert prepared.state.scale == (0, 100)
+    assert np.isfinite(prepared.array).all()
+
+
+def test_units_that_do_not_fit_are_refused():
+    picture = Volume(np.zeros((1, 4, 4)), np.eye(4), "uint8", {"path": "a.png"})
+    with pytest.raises(ScanError, match=r"a\.png: a picture \(uint8\) in a CT domain"):
+        Preparation()(picture)
+    with pytest.raises(ScanError, match=r"prepare\.range"):
+        Preparation(modality="image")(Volume(np.zeros((1, 4, 4)), np.eye(4), "a.u."))
+    assert (Preparation(modality="image", range=(0, 1))(Volume(np.ones((1, 4, 4)), np.eye(4))).array == 1).all()
+
+
+def test_arrays_of_another_grid_are_refused():
+    prepared = Preparation(foreground=False)(Volume(np.zeros((1, 4, 5, 1)), np.eye(4), "HU"))
+    with pytest.raises(ScanError, match=r"an array of \(4, 5, 2\) voxels"):
+        Preparation().restore(np.zeros((1, 4, 5, 2), np.float32), prepared.state)
+    with pytest.raises(ScanError, match="a foreground"):
+        Preparation().restore(prepared.array, prepared.state, foreground=np.ones((4, 4, 1), bool))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"modality": "pet"},
+        {"orientation": "RAL"},
+        {"orientation": "RA"},
+        {"orientation": "XYZ"},
+        {"spacing": (1.0, 0.0, 1.0)},
+        {"spacing": (1.0,)},
+        {"window": (100.0, -100.0)},
+        {"percentiles": (-1.0, 99.0)},
+        {"range": (0.0, float("inf"))},
+    ],
+)
+def test_wrong_values_are_refused_by_name(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Preparation(**wrong)
+
+
+def test_plain_values_survive_json():
+    preparation = Preparation(modality="mr", spacing=(1.0, None, 2.0), scale=(0.5, 9.0), n4=True)
+    assert Preparation.from_dict(json.loads(json.dumps(preparation.to_dict()))) == preparation
+    with pytest.raises(ModelError, match="nyul"):
+        Preparation.from_dict({"nyul": 3})
+    state = Preparation()(Volume(np.random.default_rng(0).uniform(-900, 900, (1, 3, 4, 5)), np.eye(4), "HU")).state
+    again = PreparedState.from_dict(json.loads(json.dumps(state.to_dict())))
+    assert vars(again).keys() == vars(state).keys()
+    for key, value in vars(state).items():
+        np.testing.assert_array_equal(getattr(again, key), value)
+    assert again.ndim == 3

@@ -1,0 +1,174 @@
+"""The configuration: defaults, overrides, and messages that say where and what to do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medcycle.config import Config, copy_config, dump_config, find_config, load_config, parse_config, shipped
+from medcycle.errors import ConfigError
+
+GOOD = """\
+domains:
+  a: {name: mr, path: data/mr, modality: mr}
+  b: {name: ct, path: data/ct, modality: ct}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "c.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refuse(folder: Path, text: str, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(folder, text), overrides)
+    return str(caught.value).splitlines()
+
+
+def test_every_key_has_a_default_but_the_domains(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, GOOD))
+    assert config.loss.cycle == 10
+    assert config.train.betas == (0.5, 0.999)
+    assert config.model.generator.kind == "resnet"
+    assert config.model.generator.blocks == 9
+
+
+def test_all_mistakes_at_once_with_line_and_nearest_name(tmp_path: Path) -> None:
+    lines = refuse(
+        tmp_path,
+        GOOD.replace("modality: mr}", "modality: mri}")
+        + "sampel: {}\nloss:\n  cycel: 3\n  identity: -1\nmodel:\n  generator: {kind: resnet, block: 6}\n",
+        "train.epoch=3",
+        "train.seed=many",
+    )
+    text = "\n".join(lines)
+    assert len(lines) == 7
+    file = tmp_path / "c.yaml"
+    assert f"{file}:2  domains.a.modality: found 'mri'; allowed are 'mr', 'ct' or 'image'. Did you mean 'mr'?" in lines
+    assert f"{file}:4  sampel: unknown key. Did you mean 'sample'?" in lines
+    assert f"{file}:6  loss.cycel: unknown key. Did you mean 'cycle'?" in lines
+    assert f"{file}:7  loss.identity: " in text
+    assert "greater than or equal to 0; found -1" in text
+    assert f"{file}:9  model.generator.block: unknown key. Did you mean 'blocks'?" in lines
+    assert "override 'train.epoch=3'  train.epoch: unknown key. Did you mean 'epochs'?" in lines
+    assert "override 'train.seed=many'  train.seed: " in text
+
+
+def test_a_key_of_another_section_is_pointed_to(tmp_path: Path) -> None:
+    assert "Did you mean 'train.learning_rate'?" in refuse(tmp_path, GOOD + "loss: {learning_rate: 1}\n")[0]
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    assert "c.yaml:5  loss: stands twice; keep one" in refuse(tmp_path, GOOD + "loss: {}\nloss: {cycle: 5}\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("domains: [", "c.yaml:1  is not YAML"),
+        ("- a\n- b\n", "expected sections: domains"),
+        ("", "expected sections: domains"),
+        ("domains: {a: {name: x, path: p, modality: ct}}", "domains.b: is missing"),
+        (GOOD.replace("name: ct", "name: mr"), "a.name and b.name are both 'mr'"),
+        (GOOD.replace("name: ct", "name: ../ct"), "domains.b.name"),
+        (GOOD + "prepare: {spacing: [1, 1]}", "needs three numbers in mm"),
+        (GOOD + "prepare: {orientation: RRA}", "left-right"),
+        (GOOD + "prepare: {window: [100, 100]}", "low < high"),
+        (GOOD + "sample: {size: [64]}", "two numbers (slices) or three (patches)"),
+        (GOOD + "train: {epochs: 0, decay_epochs: 0}", "nothing would be trained"),
+        (GOOD + "train: {learning_rate: .nan}", "train.learning_rate"),
+        (GOOD + "model: {discriminator: {kind: patchgn}}", "allowed are 'patchgan', 'pixel'"),
+        (GOOD + "model: {discriminator: {norm: batch}}\nloss: {adversarial: wgan-gp}", "without batch norm"),
+        (GOOD.replace("path: data/mr", "path: data/mr, patient: '('"), "is not a regular expression"),
+        (GOOD.replace("path: data/mr", "path: data/mr, patient: 'x'"), "exactly one group"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_reason(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected in "\n".join(refuse(tmp_path, text))
+
+
+def test_overrides_are_read_as_yaml_and_win(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD + "train: {epochs: 3}\n")
+    config = load_config(path, ["train.epochs=7", "sample.size=[64, 32, 16]", "prepare.spacing=null"])
+    assert (config.train.epochs, config.sample.size, config.prepare.spacing) == (7, (64, 32, 16), None)
+
+
+def test_another_kind_drops_the_settings_of_the_first(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD + "model: {generator: {kind: resnet, blocks: 4}}\n")
+    config = load_config(path, ["model.generator.kind=unet", "model.generator.downs=3"])
+    assert config.model.generator.model_dump() == {
+        "kind": "unet", "filters": 64, "downs": 3, "norm": "instance", "dropout": 0.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("override", ["train.epochs", "=3", "train..epochs=3", "train.epochs.x=3", "train.epochs=[1"])
+def test_a_malformed_override_is_refused(tmp_path: Path, override: str) -> None:
+    assert override in "\n".join(refuse(tmp_path, GOOD + "train: {epochs: 3}\n", override))
+
+
+def test_the_resolved_configuration_reads_back_equal(tmp_path: Path) -> None:
+    for path in shipped().values():
+        config = load_config(path)
+        assert load_config(write(tmp_path, dump_config(config))) == config
+        assert parse_config(yaml.safe_load(dump_config(config))) == config
+
+
+def test_shipped_configurations_open_with_their_command() -> None:
+    assert {"mri2ct.yaml", "mri2ct-3d.yaml", "harmonize.yaml", "horse2zebra.yaml", "quick.yaml"} <= set(shipped())
+    for name, path in shipped().items():
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        assert first.endswith(f"medcycle train --config {name}")
+
+
+def test_a_shipped_configuration_is_found_by_name_and_a_local_file_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_config("mri2ct.yaml") == find_config("mri2ct") == shipped()["mri2ct.yaml"]
+    (tmp_path / "mri2ct.yaml").write_text(GOOD)
+    assert find_config("mri2ct.yaml") == Path("mri2ct.yaml")
+    with pytest.raises(ConfigError, match=r"Did you mean mri2ct.yaml\?"):
+        find_config("mr2ct.yaml")
+
+
+def test_copy_never_overwrites(tmp_path: Path) -> None:
+    written = copy_config("quick", tmp_path)
+    assert written.read_text() == shipped()["quick.yaml"].read_text()
+    with pytest.raises(ConfigError, match="exists"):
+        copy_config("quick.yaml", tmp_path)
+    with pytest.raises(ConfigError, match="not a shipped configuration"):
+        copy_config("nothing", tmp_path)
+    with pytest.raises(ConfigError, match="cannot be written"):
+        copy_config("quick", tmp_path / "no" / "folder" / "c.yaml")
+
+
+keys = st.sampled_from(["domains", "a", "b", "train", "model", "generator", "kind", "epochs", "size", "x", "loss"])
+trees = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["resnet", "ct"]),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(keys, children, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(tree=st.dictionaries(keys, trees, max_size=5))
+def test_any_tree_is_a_configuration_or_a_config_error(tree: dict[str, Any]) -> None:
+    with suppress(ConfigError):
+        assert isinstance(parse_config(tree), Config)
+
+
+def test_config_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, medcycle.config, medcycle.cli; print([m for m in ('torch', 'monai', 'numpy') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

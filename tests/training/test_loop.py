@@ -1,0 +1,392 @@
+"""A whole run on tiny scans: what it leaves behind, how it stops, goes on, and refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from medcycle.config import Config, load_config, parse_config
+from medcycle.errors import CheckpointError, ConfigError, MedcycleError, ScanError, TrainingError
+from medcycle.model import load_model
+from medcycle.training.checkpoint import checkpoints, read_checkpoint
+from medcycle.training.loop import train
+from medcycle.training.setup import learning_rate, plan, split
+
+QUIET = Console(quiet=True)
+
+
+def make_scans(folder: Path, count: int = 3, size: int = 20) -> Path:
+    """MR and CT of balls: `folder`/mr and `folder`/ct."""
+    rng = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(*[np.arange(size) - size / 2] * 3, indexing="ij"))
+    for index in range(count):
+        inside = np.linalg.norm(grid * rng.uniform(0.9, 1.1, (3, 1, 1, 1)), axis=0) < size * 0.38
+        shell = inside & (np.linalg.norm(grid, axis=0) > size * 0.28)
+        mr = np.where(inside, 600 + 60 * rng.standard_normal(inside.shape), 5 * rng.random(inside.shape))
+        ct = np.where(shell, 900, np.where(inside, 40, -1000)) + 10 * rng.standard_normal(inside.shape)
+        for name, array in (("mr", mr), ("ct", ct)):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            image = nib.Nifti1Image(array.astype(np.int16), np.diag([2.0, 2.0, 2.0, 1.0]))
+            nib.save(image, folder / name / f"p{index}.nii.gz")
+    return folder
+
+
+def make_config(folder: Path, **train_settings: Any) -> Config:
+    network = {"filters": 4, "blocks": 1}
+    settings = {"epochs": 1, "decay_epochs": 1, "samples_per_epoch": 4, "log_every": 2, "preview_every": 4}
+    return parse_config(
+        {
+            "domains": {
+                "a": {"name": "mr", "path": str(folder / "mr"), "modality": "mr"},
+                "b": {"name": "ct", "path": str(folder / "ct"), "modality": "ct"},
+            },
+            "prepare": {"cache": str(folder / "cache"), "workers": 1},
+            "sample": {"size": [16, 16]},
+            "model": {"generator": network, "discriminator": {"filters": 4, "layers": 1}},
+            "train": settings | {"checkpoint_every": 4, "precision": "fp32", "pool": 3} | train_settings,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_scans(tmp_path_factory.mktemp("scans"))
+
+
+def final_state(run: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(checkpoints(run / "checkpoints")[-1], weights_only=True)
+    return state
+
+
+def assert_same(one: Any, two: Any, where: str = "") -> None:
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, two), where
+    elif isinstance(one, dict):
+        assert one.keys() == two.keys(), where
+        for key in one:
+            assert_same(one[key], two[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(two), where
+        for index, (a, b) in enumerate(zip(one, two, strict=True)):
+            assert_same(a, b, f"{where}[{index}]")
+    else:
+        assert one == two, where
+
+
+def test_a_run_leaves_all_that_design_promises(scans: Path, tmp_path: Path) -> None:
+    outcome = train(make_config(scans, ema=0.9, validation=0.34), tmp_path / "run", console=QUIET)
+    run = outcome.run
+    assert (outcome.step, outcome.finished) == (8, True)
+    assert [path.name for path in checkpoints(run / "checkpoints")] == ["step-00000004.pt", "step-00000008.pt"]
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    assert [int(row["step"]) for row in rows] == [2, 4, 6, 8]
+    assert all(float(row["generator"]) > 0 for row in rows)
+    assert [bool(row["validation_cycle_a"]) for row in rows] == [False, True, False, True]
+    assert [float(row["learning_rate"]) for row in rows] == pytest.approx([2e-4, 2e-4, 1e-4, 1e-4])
+    assert (run / "previews" / "step-00000008.png").read_bytes().startswith(b"\x89PNG")
+    assert list((run / "tensorboard").iterdir())
+    report = (run / "report.html").read_text()
+    assert "data:image/png;base64," in report
+    assert "http://" not in report.replace("http://www.w3.org", "")
+    assert load_config(run / "config.yaml").train.ema == 0.9
+    model = load_model(run / "mr_to_ct.safetensors")
+    assert (model.source.name, model.target.name) == ("mr", "ct")
+    assert model.provenance["steps"] == 8
+    averaged = final_state(run)["gan"]["networks"]["average_a_to_b"]
+    for key, value in model.network.state_dict().items():
+        assert torch.equal(value, averaged[key])
+
+
+@pytest.mark.parametrize("size", [[16, 16], [8, 8, 8]])
+def test_resuming_is_exact(scans: Path, tmp_path: Path, size: list[int]) -> None:
+    def config(**settings: Any) -> Config:
+        values = make_config(scans, batch_size=2, **settings).model_dump()
+        values["sample"]["size"] = size
+        values["sample"]["augment"] |= {"rotate": 10.0}
+        values["model"]["generator"]["dropout"] = 0.5  # draws from the global generator
+        return parse_config(values)
+
+    settings = {"epochs": 2, "decay_epochs": 2, "checkpoint_every": 3}
+    whole = train(config(**settings), tmp_path / "whole", console=QUIET)
+    assert whole.step == 8
+    killed = train_to_checkpoint_three(config(**settings), tmp_path / "killed")
+    assert killed.step == 8
+    assert_same(final_state(tmp_path / "whole")["gan"], final_state(tmp_path / "killed")["gan"])
+    assert_same(final_state(tmp_path / "whole")["local"], final_state(tmp_path / "killed")["local"])
+    rows = list(csv.DictReader((tmp_path / "killed" / "metrics.csv").open()))
+    assert [int(row["step"]) for row in rows] == [2, 3, 4, 6, 8]
+
+
+def train_to_checkpoint_three(config: Config, run: Path) -> Any:
+    """Train with a crash right after step 4, then resume from the checkpoint of step 3."""
+    import medcycle.training.loop as loop
+
+    calls = 0
+    real_step = loop.training_step
+
+    def crashing_step(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise RuntimeError("power cut")
+        return real_step(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "training_step", crashing_step)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(config, run, console=QUIET)
+    assert [path.name for path in checkpoints(run / "checkpoints")] == ["step-00000003.pt"]
+    return train(config, run, resume=True, console=QUIET)
+
+
+def run_cli(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "medcycle", *arguments], capture_output=True, text=True, cwd=folder, check=False
+    )
+
+
+def write_config(config: Config, path: Path) -> Path:
+    from medcycle.config import dump_config
+
+    path.write_text(dump_config(config))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_killed_or_interrupted_then_resumed_is_the_same_run(scans: Path, tmp_path: Path, how: signal.Signals) -> None:
+    settings = {"samples_per_epoch": 150, "checkpoint_every": 25, "log_every": 25, "preview_every": 1000}
+    config = make_config(scans, **settings)
+    file = write_config(config, tmp_path / "c.yaml")
+    command = [sys.executable, "-m", "medcycle", "train", "--config", str(file), "--out", "cut"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not checkpoints(tmp_path / "cut" / "checkpoints") and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.1)
+        os.kill(process.pid, how)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == (-9 if how == signal.SIGKILL else 130)
+    if how == signal.SIGINT:
+        assert "--resume" in errors
+        assert "Traceback" not in errors
+    interrupted = checkpoints(tmp_path / "cut" / "checkpoints")[-1]
+    assert 0 < int(interrupted.stem[5:]) < 300, "it was to be stopped on the way"
+    resumed = run_cli(tmp_path, "train", "--config", str(file), "--out", "cut", "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    train(config, tmp_path / "whole", console=QUIET)
+    assert_same(final_state(tmp_path / "whole")["gan"], final_state(tmp_path / "cut")["gan"])
+    assert_same(final_state(tmp_path / "whole")["local"], final_state(tmp_path / "cut")["local"])
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_weights_of_one(scans: Path, tmp_path: Path) -> None:
+    config = make_config(scans, batch_size=4, pool=0, samples_per_epoch=12)
+    file = write_config(config, tmp_path / "c.yaml")
+    train(config, tmp_path / "one", console=QUIET)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "medcycle"]
+    done = subprocess.run(
+        [*command, "train", "--config", str(file), "--out", "two"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = final_state(tmp_path / "one")["gan"]["networks"], final_state(tmp_path / "two")["gan"]["networks"]
+    for name, network in one.items():
+        for key, value in network.items():
+            torch.testing.assert_close(two[name][key], value, rtol=1e-5, atol=1e-5)
+    assert (tmp_path / "two" / "checkpoints" / "step-00000006.rank1.pt").is_file()
+
+
+def test_a_second_run_in_the_same_folder_is_refused(scans: Path, tmp_path: Path) -> None:
+    config = make_config(scans, epochs=1, decay_epochs=0)
+    train(config, tmp_path / "run", console=QUIET)
+    with pytest.raises(TrainingError, match="holds a run already"):
+        train(config, tmp_path / "run", console=QUIET)
+
+
+def test_resuming_with_other_settings_names_them(scans: Path, tmp_path: Path) -> None:
+    train(make_config(scans, epochs=1, decay_epochs=0), tmp_path / "run", console=QUIET)
+    with pytest.raises(CheckpointError, match=r"train\.batch_size: the run has 1, now 2"):
+        train(make_config(scans, epochs=1, decay_epochs=0, batch_size=2), tmp_path / "run", resume=True, console=QUIET)
+    longer = train(make_config(scans, epochs=2, decay_epochs=0), tmp_path / "run", resume=True, console=QUIET)
+    assert longer.step == 8
+    with pytest.raises(CheckpointError, match="no checkpoint to resume from"):
+        train(make_config(scans), tmp_path / "other", resume=True, console=QUIET)
+
+
+def test_a_damaged_checkpoint_is_passed_over(scans: Path, tmp_path: Path) -> None:
+    config = make_config(scans)
+    train(config, tmp_path / "run", console=QUIET)
+    before, last = checkpoints(tmp_path / "run" / "checkpoints")
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match="going on from step-00000004.pt"):
+        path, state = read_checkpoint(tmp_path / "run" / "checkpoints")
+    assert (path, state["gan"]["step"]) == (before, 4)
+    before.write_bytes(b"something else")
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
+        read_checkpoint(tmp_path / "run" / "checkpoints")
+
+
+class Danger:
+    """Would write a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (os.mkdir, (str(self.path),))
+
+
+def test_a_checkpoint_never_runs_code(tmp_path: Path) -> None:
+    torch.save({"format": 1, "gan": Danger(tmp_path / "pwned")}, tmp_path / "step-00000001.pt")
+    with pytest.raises(CheckpointError):
+        read_checkpoint(tmp_path)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import medcycle.training.checkpoint as checkpoint
+
+    real_save, calls = torch.save, 0
+
+    def full(state: Any, file: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            file.write(b"half")
+            raise OSError(28, "No space left on device")
+        real_save(state, file)
+
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    with pytest.raises(MedcycleError, match=r"No space left on device.*--resume"):
+        train(make_config(scans), tmp_path / "run", console=QUIET)
+    files = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert files == ["step-00000004.pt"]
+    assert read_checkpoint(tmp_path / "run" / "checkpoints")[1]["gan"]["step"] == 4
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_diagnosis(scans: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="not finite") as caught:
+        train(make_config(scans, learning_rate=1e30, epochs=20), tmp_path / "run", console=QUIET)
+    folder = next((tmp_path / "run").glob("diagnosis-step-*"))
+    assert str(folder) in str(caught.value)
+    facts = json.loads((folder / "diagnosis.json").read_text())
+    assert facts["weights not finite"]
+    assert np.load(folder / "samples.npz")["real_a"].shape == (1, 1, 16, 16)
+    for path in checkpoints(tmp_path / "run" / "checkpoints"):
+        state = torch.load(path, weights_only=True)
+        assert all(bool(torch.isfinite(v).all()) for n in state["gan"]["networks"].values() for v in n.values())
+
+
+class Tiny(torch.nn.Module):
+    """A custom generator."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(inputs, outputs, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.layer(x))
+
+
+def test_a_custom_network_is_trained_and_loaded_back(scans: Path, tmp_path: Path) -> None:
+    config = make_config(scans, epochs=1, decay_epochs=0)
+    train(config, tmp_path / "run", make_generator=Tiny, console=QUIET)
+    model = load_model(tmp_path / "run" / "mr_to_ct.safetensors", network=Tiny(1, 1))
+    assert model.network(torch.zeros(1, 1, 8, 8)).shape == (1, 1, 8, 8)
+
+
+def test_swapped_domains_are_warned_of(scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = make_config(scans, epochs=1, decay_epochs=0).model_dump()
+    a, b = values["domains"]["a"]["path"], values["domains"]["b"]["path"]
+    values["domains"]["a"]["path"], values["domains"]["b"]["path"] = b, a
+    train(parse_config(values), tmp_path / "run", console=Console(force_terminal=False, width=200, soft_wrap=True))
+    assert "warning: domains.a (mr)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"domains": {"a": {"path": "nowhere"}}}, ConfigError, r"domains\.a\.path.*nowhere"),
+        ({"sample": {"size": [64, 64]}}, ScanError, r"sample\.size"),
+        ({"train": {"validation": 0.99}}, None, ""),
+        ({"train": {"device": "cuda:77"}}, ConfigError, "cuda:77"),
+        ({"train": {"precision": "fp16"}}, ConfigError, "fp16"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(
+    scans: Path, tmp_path: Path, change: dict[str, Any], error: type[Exception] | None, message: str
+) -> None:
+    values = make_config(scans, epochs=1, decay_epochs=0).model_dump()
+    for section, settings in change.items():
+        for key, value in settings.items():
+            if isinstance(value, dict):
+                values[section][key] |= value
+            else:
+                values[section][key] = value
+    if error is None:
+        train(parse_config(values), tmp_path / "run", console=QUIET)
+        return
+    with pytest.raises(error, match=message):
+        train(parse_config(values), tmp_path / "run", console=QUIET)
+
+
+def test_the_split_holds_out_the_same_patients_in_both_domains(scans: Path) -> None:
+    values = make_config(scans).model_dump()
+    for domain in ("a", "b"):
+        values["domains"][domain]["patient"] = r"(p\d+)"
+    values["train"]["validation"] = 0.4
+    paths = {
+        "a": [Path(f"mr/p{n}_s{s}.png") for n in range(5) for s in range(3)],
+        "b": [Path(f"ct/p{n}.png") for n in range(5)],
+    }
+    held = split(paths, parse_config(values))
+    names_a = {path.name[:2] for path in held["a"]}
+    assert len(names_a) == 2
+    assert len(held["a"]) == 6
+    assert {path.name[:2] for path in held["b"]} == names_a
+
+
+def test_learning_rate_of_every_epoch_is_the_originals() -> None:
+    config = parse_config(
+        {
+            "domains": {
+                "a": {"name": "x", "path": ".", "modality": "image"},
+                "b": {"name": "y", "path": ".", "modality": "image"},
+            }
+        }
+    )
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.Adam([weight], lr=2e-4)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1 - max(0, k + 1 - 100) / 101)
+    for epoch in range(200):
+        assert learning_rate(config, epoch) == pytest.approx(schedule.get_last_lr()[0], rel=1e-12)
+        optimizer.step()
+        schedule.step()
+
+
+def test_a_plan_tells_and_writes_nothing(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = make_config(scans).model_dump()
+    values["prepare"]["cache"] = "cache"
+    facts = plan(parse_config(values))
+    assert "3 scans to train" in facts["domain a (mr)"]
+    assert facts["schedule"] == "2 epochs of 4 samples: 8 steps"
+    assert "resnet" in facts["generator"]
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,168 @@
+"""The step against a plain one written from the description of the original: separate calls, fp32, stock Adam."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import l1_loss, mse_loss
+
+from medcycle.networks import build_discriminator, build_generator
+from medcycle.training.losses import l1
+from medcycle.training.step import CycleGAN, LossSettings, training_step
+
+SHAPES = {2: (16, 20), 3: (8, 8, 12)}
+
+
+def networks(ndim: int = 2, norm: str = "instance", seed: int = 0) -> list[nn.Module]:
+    torch.manual_seed(seed)
+    sizes = {"in_channels": 1, "out_channels": 1, "ndim": ndim, "filters": 4, "blocks": 1, "norm": norm}
+    critic = {"channels": 1, "ndim": ndim, "filters": 4, "layers": 1, "norm": norm}
+    made = [build_generator("resnet", **sizes) for _ in "ab"]
+    return made + [build_discriminator("patchgan", **critic) for _ in "ab"]
+
+
+def samples(steps: int, ndim: int = 2, batch: int = 1) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(5)
+    shape = (batch, 1, *SHAPES[ndim])
+    return [tuple(torch.rand(shape, generator=generator) * 2 - 1 for _ in "ab") for _ in range(steps)]  # type: ignore[misc]
+
+
+class PlainCycleGAN:
+    """The original's step, written plainly: REFERENCE facts, no code of ours but the networks."""
+
+    def __init__(self, nets: list[nn.Module]) -> None:
+        self.g_ab, self.g_ba, self.d_a, self.d_b = nets
+        self.opt_g = torch.optim.Adam([*self.g_ab.parameters(), *self.g_ba.parameters()], lr=2e-4, betas=(0.5, 0.999))
+        self.opt_d = torch.optim.Adam([*self.d_a.parameters(), *self.d_b.parameters()], lr=2e-4, betas=(0.5, 0.999))
+
+    def step(self, a: Tensor, b: Tensor) -> dict[str, float]:
+        fake_b, fake_a = self.g_ab(a), self.g_ba(b)
+        rec_a, rec_b = self.g_ba(fake_b), self.g_ab(fake_a)
+        judged_b, judged_a = self.d_b(fake_b), self.d_a(fake_a)
+        parts = {
+            "adversarial_b": mse_loss(judged_b, torch.ones_like(judged_b)),
+            "adversarial_a": mse_loss(judged_a, torch.ones_like(judged_a)),
+            "cycle_a": l1_loss(rec_a, a),
+            "cycle_b": l1_loss(rec_b, b),
+            "identity_b": l1_loss(self.g_ab(b), b),
+            "identity_a": l1_loss(self.g_ba(a), a),
+        }
+        weights = {"adversarial": 1.0, "cycle": 10.0, "identity": 5.0}
+        total = sum(weights[name[:-2]] * value for name, value in parts.items())
+        self.opt_g.zero_grad()
+        total.backward()  # type: ignore[union-attr]
+        self.opt_g.step()
+        self.opt_d.zero_grad()
+        for name, network, real, fake in (
+            ("discriminator_a", self.d_a, a, fake_a.detach()),
+            ("discriminator_b", self.d_b, b, fake_b.detach()),
+        ):
+            on_real, on_fake = network(real), network(fake)
+            parts[name] = 0.5 * (
+                mse_loss(on_real, torch.ones_like(on_real)) + mse_loss(on_fake, torch.zeros_like(on_fake))
+            )
+            parts[name].backward()
+        self.opt_d.step()
+        return {name: float(value.detach()) for name, value in parts.items()} | {"generator": float(total.detach())}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_twenty_steps_equal_the_plain_step(ndim: int, norm: str) -> None:
+    nets = networks(ndim, norm)
+    plain = PlainCycleGAN(copy.deepcopy(nets))
+    gan = CycleGAN(*nets, pool=0)
+    for a, b in samples(20 if ndim == 2 else 5, ndim, batch=2 if norm == "batch" else 1):
+        ours = training_step(gan, a, b, LossSettings())
+        theirs = plain.step(a, b)
+        assert set(ours) == set(theirs)
+        for name, value in theirs.items():
+            assert float(ours[name]) == pytest.approx(value, rel=1e-5), name
+    for network, reference in zip(nets, (plain.g_ab, plain.g_ba, plain.d_a, plain.d_b), strict=True):
+        for one, two in zip(network.parameters(), reference.parameters(), strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5 if ndim == 2 else 3e-5)  # Adam enlarges rounding
+
+
+@pytest.mark.parametrize("kind", ["bce", "hinge", "wgan-gp"])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_every_adversarial_loss_trains_every_network(kind: str, ndim: int) -> None:
+    gan = CycleGAN(*networks(ndim))
+    before = copy.deepcopy({name: network.state_dict() for name, network in gan.networks.items()})
+    for a, b in samples(2, ndim):
+        values = training_step(gan, a, b, LossSettings(adversarial=kind))  # type: ignore[arg-type]
+    assert all(bool(torch.isfinite(value)) and value.dtype == torch.float32 for value in values.values())
+    assert ("penalty_a" in values) == (kind == "wgan-gp")
+    for name, network in gan.networks.items():
+        assert any(not torch.equal(before[name][key], value) for key, value in network.state_dict().items()), name
+
+
+def test_the_generator_phase_leaves_the_discriminators_without_gradients() -> None:
+    gan = CycleGAN(*networks())
+    a, b = samples(1)[0]
+    training_step(gan, a, b, LossSettings())
+    assert all(p.requires_grad and p.grad is not None for p in gan.discriminator_parameters)
+
+
+def test_identity_zero_computes_no_identity() -> None:
+    gan = CycleGAN(*networks())
+    values = training_step(gan, *samples(1)[0], LossSettings(identity=0))
+    assert "identity_a" not in values
+    expected = values["adversarial_a"] + values["adversarial_b"] + 10 * (values["cycle_a"] + values["cycle_b"])
+    assert float(values["generator"]) == pytest.approx(float(expected))
+
+
+def test_a_step_learns_the_identity() -> None:
+    gan = CycleGAN(*networks(), learning_rate=2e-3)
+    a, b = samples(1)[0]
+    first = training_step(gan, a, b, LossSettings())
+    for _ in range(40):
+        last = training_step(gan, a, b, LossSettings())
+    assert float(last["identity_a"]) < 0.7 * float(first["identity_a"])
+
+
+def test_bf16_stays_close_and_ends_in_float32() -> None:
+    nets = networks()
+    exact, half = CycleGAN(*copy.deepcopy(nets)), CycleGAN(*nets, precision="bf16")
+    for a, b in samples(3):
+        one, two = training_step(exact, a, b, LossSettings()), training_step(half, a, b, LossSettings())
+    for name, value in one.items():
+        assert two[name].dtype == torch.float32
+        assert float(two[name]) == pytest.approx(float(value), rel=0.05), name
+
+
+def test_moving_average_follows_its_formula() -> None:
+    gan = CycleGAN(*networks(), ema=0.9)
+    expected = [p.clone() for p in gan.average_a_to_b.parameters()]
+    for number, (a, b) in enumerate(samples(4), start=1):
+        training_step(gan, a, b, LossSettings())
+        decay = min(0.9, (1 + number) / (10 + number))
+        expected = [
+            decay * e + (1 - decay) * p.detach() for e, p in zip(expected, gan.a_to_b.parameters(), strict=True)
+        ]
+    for one, two in zip(gan.average_a_to_b.parameters(), expected, strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_state_goes_on_bit_for_bit() -> None:
+    nets = networks()
+    one, two = CycleGAN(*copy.deepcopy(nets), ema=0.9), CycleGAN(*networks(seed=7), ema=0.9)
+    data = samples(6)
+    for a, b in data[:3]:
+        training_step(one, a, b, LossSettings())
+    two.load_state_dict(copy.deepcopy(one.state_dict()))
+    two.pool_a.load_state_dict(one.pool_a.state_dict())
+    two.pool_b.load_state_dict(one.pool_b.state_dict())
+    for a, b in data[3:]:
+        training_step(one, a, b, LossSettings())
+        training_step(two, a, b, LossSettings())
+    assert two.step == 6
+    for name, network in one.networks.items():
+        for key, value in network.state_dict().items():
+            assert torch.equal(value, two.networks[name].state_dict()[key]), f"{name}.{key}"
+
+
+def test_l1_is_the_mean_absolute_difference() -> None:
+    assert float(l1(torch.tensor([1.0, -1.0]), torch.tensor([0.0, 3.0]))) == 2.5
