@@ -126,6 +126,9 @@ def translate(
     format: Annotated[str | None, typer.Option(help="For many scans: nii.gz, mha, nrrd, png or dicom.")] = None,  # noqa: A002
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
     series: Annotated[str | None, typer.Option(help="DICOM: which series of the folder.")] = None,
+    resample_gaps: Annotated[
+        bool, typer.Option("--resample-gaps", help="DICOM: accept missing or uneven slices, interpolated.")
+    ] = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="At once; default 8 planes or 1 patch.")] = None,
     overlap: Annotated[float, typer.Option(min=0, max=0.9, help="3D: overlap of the windows.")] = 0.5,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -140,7 +143,14 @@ def translate(
     )
     with scan_progress("translating") as progress:
         written = translate_paths(
-            translator, source, out, format=format, overwrite=overwrite, series=series, progress=progress
+            translator,
+            source,
+            out,
+            format=format,
+            overwrite=overwrite,
+            series=series,
+            resample_gaps=resample_gaps,
+            progress=progress,
         )
     typer.echo(f"{len(written)} scan(s) written to {out}")
 

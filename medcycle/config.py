@@ -37,6 +37,8 @@ class Domain(Section):
     """Regular expression with one group that finds the patient in a scan's path, for the validation split."""
     series: str | None = None
     """DICOM only: which series to take (UID, number or description) where a folder holds several."""
+    resample_gaps: bool = False
+    """DICOM only: accept series with missing or unevenly spaced slices, interpolated onto an even grid."""
 
     @field_validator("patient")
     @classmethod
@@ -79,8 +81,9 @@ class Prepare(Section):
     """mr: the percentiles of each scan's foreground that become -1 and +1."""
     range: tuple[float, float] | None = None
     """image: the values that become -1 and +1; null takes 0..255 (8-bit) or 0..65535 (16-bit)."""
-    foreground: bool = True
-    """mr, ct: find the body, and set everything outside it to air before and after translation."""
+    foreground: bool | None = None
+    """mr, ct: find the body, and set everything outside it to air before and after translation. null: yes, unless
+    both domains are ct, whose air (and table) is right as it is."""
     n4: bool = False
     """mr: N4 bias field correction (Tustison 2010), about 10 s a scan."""
     cache: str = "runs/cache"

@@ -28,6 +28,7 @@ def translate_paths(
     format: str | None = None,  # noqa: A002
     overwrite: bool = False,
     series: str | None = None,
+    resample_gaps: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
     steps: Progress | None = None,
 ) -> list[Path]:
@@ -44,6 +45,7 @@ def translate_paths(
         format: one of FORMATS for many scans; None keeps each input's (JPEG and BMP become PNG).
         overwrite: replace what is there already, instead of refusing before anything is done.
         series: which one, where a DICOM folder holds several.
+        resample_gaps: accept DICOM series with missing or unevenly spaced slices (see :meth:`Translator.file`).
         progress: called with (scans done, scans in all, name of the scan just done).
         steps: called with (planes or patches done, all of them) within each scan.
 
@@ -62,7 +64,7 @@ def translate_paths(
     failures: list[str] = []
     for index, (scan, destination) in enumerate(pairs):
         try:
-            written.append(_translate(translator, scan, destination, series, steps))
+            written.append(_translate(translator, scan, destination, series, resample_gaps, steps))
         except MedcycleError as error:
             if len(pairs) == 1:
                 raise
@@ -147,10 +149,15 @@ def _holds_something(path: Path) -> bool:
 
 
 def _translate(
-    translator: Translator, scan: Path, destination: str, series: str | None, steps: Progress | None
+    translator: Translator,
+    scan: Path,
+    destination: str,
+    series: str | None,
+    resample_gaps: bool,
+    steps: Progress | None,
 ) -> Path:
     try:
-        return translator.file(scan, destination, series=series, progress=steps)
+        return translator.file(scan, destination, series=series, resample_gaps=resample_gaps, progress=steps)
     except MemoryError as error:
         raise ScanError(
             f"{scan}: too large for this machine's memory. Crop it, or prepare it with coarser spacing."

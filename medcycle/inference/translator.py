@@ -149,6 +149,7 @@ class Translator:
         destination: str | Path,
         *,
         series: str | None = None,
+        resample_gaps: bool = False,
         progress: Progress | None = None,
     ) -> Path:
         """Read a scan, translate it and write it.
@@ -157,6 +158,8 @@ class Translator:
             source: a file, or the folder of one DICOM series.
             destination: its name tells the format; no suffix means a DICOM series folder.
             series: which one, where the source folder holds several.
+            resample_gaps: accept a DICOM series with missing or unevenly spaced slices: they are interpolated for the
+                network; a DICOM destination has the acquired positions only, other formats the whole even grid.
             progress: called with (planes or patches done, all of them).
 
         Returns:
@@ -166,7 +169,8 @@ class Translator:
             ScanError: if the scan cannot be read, prepared or written.
             ModelError: if it does not fit the model.
         """
-        volume = read_volume(source, unit=unit_of(self.model.source.preparation.modality), series=series)
+        unit = unit_of(self.model.source.preparation.modality)
+        volume = read_volume(source, unit=unit, series=series, resample_gaps=resample_gaps)
         result = self.translate(volume, progress)
         return write_volume(result, destination, like=volume, description=self.description)
 

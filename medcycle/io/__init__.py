@@ -30,7 +30,9 @@ __all__ = [
 ]
 
 
-def read_volume(path: str | Path, *, unit: str | None = None, series: str | None = None) -> Volume:
+def read_volume(
+    path: str | Path, *, unit: str | None = None, series: str | None = None, resample_gaps: bool = False
+) -> Volume:
     """Read a scan: .nii, .nii.gz, .mha, .mhd, .nrrd, .nhdr, a picture, a DICOM file, or a folder of one DICOM series.
 
     Args:
@@ -38,6 +40,8 @@ def read_volume(path: str | Path, *, unit: str | None = None, series: str | None
         unit: what the caller knows of the values: "HU" for CT. DICOM CT is in HU by itself and pictures are "uint8"
             or "uint16"; all else is "a.u." unless told.
         series: which series of a DICOM folder that holds several: its number, description, or the end of its UID.
+        resample_gaps: accept DICOM series with missing or unevenly spaced slices, with a warning: they are interpolated
+            onto an even grid. Writing DICOM like this scan leaves the missing slices out again. Nothing to other files.
 
     Raises:
         ScanError: missing, damaged, foreign, incomplete or inconsistent, or not in the unit asked for.
@@ -49,7 +53,7 @@ def read_volume(path: str | Path, *, unit: str | None = None, series: str | None
         raise ScanError(f"{path}: no such file or folder")
     suffix = suffix_of(path)
     if path.is_dir() or (suffix not in (*NIFTI, *ITK, *PICTURES) and (suffix or is_dicom(path))):
-        return read_dicom(path, unit, series)
+        return read_dicom(path, unit, series, resample_gaps=resample_gaps)
     if series is not None:
         raise ScanError(f"{path}: series {series!r} was asked for, but this is no folder of DICOM series")
     if suffix in NIFTI:

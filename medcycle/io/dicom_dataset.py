@@ -56,7 +56,7 @@ _CT = ("KVP", "DataCollectionDiameter", "ReconstructionDiameter")
 class Stored:
     """Pixels as stored, and how they turn into values; slope None where stored values are the values."""
 
-    array: npt.NDArray[Any]  # (i, j, k) int16 or uint16
+    array: npt.NDArray[Any]  # (i, j, planes) int16 or uint16
     slope: float | None
     intercept: float
 
@@ -182,18 +182,23 @@ def add_pixel_module(data: Any, volume: Volume, modality: str, sources: list[Hea
         _copy(sources[0].data, data, _MR)
 
 
-def instance(common: Any, volume: Volume, stored: Stored, k: int, source: Header | None, modality: str) -> Any:
-    """The data set of slice `k`, made from the source slice in the same place if there is one."""
+def instance(
+    common: Any, volume: Volume, stored: Stored, number: int, place: float, source: Header | None, modality: str
+) -> Any:
+    """The data set of stored plane `number`, which lies at `place` along the volume's third axis.
+
+    The position is that of the source slice in the same place, if there is one.
+    """
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ExplicitVRLittleEndian, generate_uid
 
     data = Dataset()
     data.update(common)
-    data.SOPInstanceUID, data.InstanceNumber = generate_uid(None), k + 1
+    data.SOPInstanceUID, data.InstanceNumber = generate_uid(None), number + 1
     affine = LPS @ volume.affine
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     axes = affine[:3, :3] / spacing
-    data.ImagePositionPatient = [_decimal(value) for value in affine[:3, 3] + affine[:3, 2] * k]
+    data.ImagePositionPatient = [_decimal(value) for value in affine[:3, 3] + affine[:3, 2] * place]
     data.ImageOrientationPatient = [_decimal(value) for value in (*axes[:, 0], *axes[:, 1])]
     data.PixelSpacing = [_decimal(spacing[1]), _decimal(spacing[0])]
     data.SliceThickness = data.SpacingBetweenSlices = _decimal(spacing[2])
@@ -204,11 +209,12 @@ def instance(common: Any, volume: Volume, stored: Stored, k: int, source: Header
             _code("121322", "DCM", "Source image for image processing operation")
         ]
         data.SourceImageSequence = [reference]
-    data.SliceLocation = _decimal(float(np.cross(axes[:, 0], axes[:, 1]) @ (affine[:3, 3] + affine[:3, 2] * k)))
+    position = np.array(data.ImagePositionPatient, dtype=np.float64)
+    data.SliceLocation = _decimal(float(np.cross(axes[:, 0], axes[:, 1]) @ position))
     if stored.slope is not None:
         data.RescaleSlope, data.RescaleIntercept = _decimal(stored.slope), _decimal(stored.intercept)
         data.RescaleType = "HU" if modality == "CT" else "US"
-    plane = np.ascontiguousarray(stored.array[:, :, k].T)
+    plane = np.ascontiguousarray(stored.array[:, :, number].T)
     data.PixelRepresentation = 1 if plane.dtype == np.int16 else 0
     data.add_new("PixelData", "OW", plane.astype(plane.dtype.newbyteorder("<")).tobytes())
     meta = FileMetaDataset()

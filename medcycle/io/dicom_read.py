@@ -1,11 +1,13 @@
 """A DICOM series as a Volume, or a reason why not: positions, not names or order, decide where each slice goes.
 
-Refused rather than guessed: several series, a missing or doubled slice, slices of mixed size, orientation, spacing or
-frame of reference, gantry tilt (sheared stacks), images without a place in the patient, colour, undecodable pixels.
+Refused rather than guessed: several series, a missing slice (unless accepted), a doubled one, slices of mixed size,
+orientation, spacing or frame of reference, gantry tilt (sheared stacks), images without a place in the patient, colour,
+undecodable pixels.
 """
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +16,28 @@ import numpy.typing as npt
 
 from medcycle.errors import ScanError
 from medcycle.io.dicom_series import Header, series_headers
-from medcycle.io.dicom_stack import Slice, Vector, check_alike, stack
+from medcycle.io.dicom_stack import Slice, Vector, check_alike, planes_at, stack
 from medcycle.io.files import LPS, unreadable
 from medcycle.volume import Volume
 
 
-def read_dicom(path: Path, unit: str | None = None, series: str | None = None) -> Volume:
+def read_dicom(
+    path: Path, unit: str | None = None, series: str | None = None, *, resample_gaps: bool = False
+) -> Volume:
     """Read a DICOM file (one slice, or enhanced multi-frame) or a folder that holds one series.
 
     Args:
         path: the file or folder.
         unit: "HU" demands a series in HU, "a.u." takes it as it is; None: HU for CT with a rescale, else "a.u.".
         series: which series, where the folder holds several (number, description, or end of the UID).
+        resample_gaps: accept missing or unevenly spaced slices, with a warning: the planes of an even grid of the usual
+            (median) step on which no slice lies are interpolated linearly along the normal.
 
     Returns:
         A Volume of shape (1, columns, rows, slices), slices along the right-handed normal. Its source has "path",
-        "format", "modality", "series" (the UID) and "files", one for each slice (the same one again for frames).
+        "format", "modality", "series" (the UID), "files", one for each acquired slice (the same one again for frames),
+        and "places", where along the third axis each of them lies: 0.0, 1.0, 2.0, ... without the missing ones; a
+        number between two planes for a slice off the even grid.
 
     Raises:
         ScanError: for all that is listed at the top of this module, naming the file or series.
@@ -37,19 +45,23 @@ def read_dicom(path: Path, unit: str | None = None, series: str | None = None) -
     headers = series_headers(path, series)
     slices = [one for header in headers for one in _slices(header)]
     check_alike(path, slices)
-    slices, affine = stack(path, slices)
+    stacked = stack(path, slices, resample_gaps=resample_gaps)
+    slices = stacked.slices
     first = slices[0].header
     modality = first.text("Modality")
     unit = _unit(path, slices, modality, unit)
-    array = _pixels(slices, invert=unit != "HU")
+    array = planes_at(_pixels(slices, invert=unit != "HU"), stacked.places, np.arange(stacked.count, dtype=np.float64))
+    if gaps := stacked.gaps():
+        warnings.warn(f"{path}: {gaps}", stacklevel=3)
     source = {
         "path": str(path),
         "format": "dicom",
         "modality": modality,
         "series": first.text("SeriesInstanceUID"),
         "files": [str(one.header.path) for one in slices],
+        "places": stacked.places.tolist(),
     }
-    return Volume(array[None], LPS @ affine, unit, source)
+    return Volume(array[None], LPS @ stacked.affine, unit, source)
 
 
 # --- What the headers say ---------------------------------------------------------------------------------------------

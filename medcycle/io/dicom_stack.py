@@ -1,9 +1,13 @@
-"""Where the slices of one DICOM series lie: alike, complete, even and straight, or a reason why not."""
+"""Where the slices of one DICOM series lie: alike, complete, even and straight, or a reason why not.
+
+A gap or uneven steps are refused, or, if the caller accepts them, become places off the whole numbers of an even grid.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +25,10 @@ STEP_TOLERANCE = 0.1
 """How far a slice may lie from its even place along the normal, as a share of the step (headers round positions)."""
 SHIFT_TOLERANCE = (0.1, 0.002)
 """How far a slice may lie sideways of the normal through the first: mm, or this share of its distance (0.1 degree)."""
+_ACCEPT = (
+    "or accept it with --resample-gaps / resample_gaps: true: missing slices are interpolated for the computation and "
+    "left out of a DICOM output"
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,35 @@ class Slice:
     slope: float
     intercept: float
     rescale: str  # RescaleType; "-" if the slice has no rescale at all
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The slices of a series on an even grid along their normal."""
+
+    slices: list[Slice]  # sorted along the normal
+    places: Vector  # (slices,) where each lies, in steps of the grid; 0, 1, 2, ... if none is missing
+    count: int  # planes of the grid
+    affine: Vector  # (4, 4) LPS+, mm
+
+    def gaps(self) -> str:
+        """Which planes are interpolated, and between which files, in words; "" if every slice has its plane."""
+        if np.array_equal(self.places, np.arange(self.count)):
+            return ""
+        missing = sorted(set(range(self.count)) - set(self.places.tolist()))
+        off = int((self.places % 1 != 0).sum())
+        step = float(np.linalg.norm(self.affine[:3, 2]))
+        # A plane after the last slice, by half a step at most, takes that slice's values.
+        right = np.clip(np.searchsorted(self.places, missing), 1, len(self.slices) - 1)
+        found = [
+            f"{(right == n).sum()} between {self.slices[n - 1].header.path.name} and {self.slices[n].header.path.name} "
+            f"({(self.places[n] - self.places[n - 1]) * step:.3f} mm apart)"
+            for n in np.unique(right)
+        ]
+        more = f", and at {len(found) - 5} more places" if len(found) > 5 else ""
+        listed = f": {', '.join(found[:5])}{more}" if found else ""
+        beside = f"; {off} of {len(self.slices)} acquired slices lie off this even grid" if off else ""
+        return f"{len(missing)} of {self.count} slices, every {step:.3f} mm, are interpolated{listed}{beside}"
 
 
 def check_alike(path: Path, slices: list[Slice]) -> None:
@@ -59,24 +96,43 @@ def check_alike(path: Path, slices: list[Slice]) -> None:
                 )
 
 
-def stack(path: Path, slices: list[Slice]) -> tuple[list[Slice], Vector]:
-    """The slices sorted along the normal, and the affine (LPS+, mm) of their stack, checked to be even and straight."""
+def stack(path: Path, slices: list[Slice], *, resample_gaps: bool = False) -> Stack:
+    """The slices sorted along the normal on an even grid, checked to be straight and, unless `resample_gaps`, even."""
     axes, spacing = slices[0].axes, slices[0].spacing
     normal = np.cross(axes[0], axes[1])
     normal /= np.linalg.norm(normal)
     slices = sorted(slices, key=lambda one: float(one.position @ normal))
     positions = np.array([one.position for one in slices])
     heights = (positions - positions[0]) @ normal
-    step = slices[0].thickness
+    step, places = slices[0].thickness, np.zeros(1)
     if len(slices) > 1:
         _check_doubles(path, slices, heights)
-        step = _even_step(path, slices, heights)
+        if resample_gaps:
+            step, places = _gapped_grid(path, heights)
+        else:
+            step, places = _even_step(path, slices, heights), np.arange(len(slices), dtype=np.float64)
         _check_straight(path, slices[0].header, positions - positions[0], heights, normal)
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = axes[0] * spacing[0], axes[1] * spacing[1]
     affine[:3, 2] = normal * step
     affine[:3, 3] = positions[0]
-    return slices, affine
+    return Stack(slices, places, round(float(places[-1])) + 1, affine)
+
+
+def planes_at(array: npt.NDArray[Any], places: Vector, wanted: Vector) -> npt.NDArray[Any]:
+    """Planes at the `wanted` places, from planes array[..., n] that lie at the rising places[n]; same type.
+
+    Linear between two planes, exact where one lies, the first or last one beyond them.
+    """
+    if np.array_equal(places, wanted):
+        return array
+    result = np.empty((*array.shape[:-1], len(wanted)), dtype=array.dtype)
+    for n, place in enumerate(wanted):
+        right = int(np.clip(np.searchsorted(places, place), 1, len(places) - 1))
+        left = right - 1
+        share = float(np.clip((place - places[left]) / (places[right] - places[left]), 0, 1))
+        result[..., n] = array[..., left] * (1 - share) + array[..., right] * share
+    return result
 
 
 def _check_doubles(path: Path, slices: list[Slice], heights: Vector) -> None:
@@ -99,7 +155,7 @@ def _check_doubles(path: Path, slices: list[Slice], heights: Vector) -> None:
 def _even_step(path: Path, slices: list[Slice], heights: Vector) -> float:
     """The mean distance of neighbouring slices in mm; refuse a gap or an uneven stack."""
     steps = np.diff(heights)
-    usual = float(np.median(steps))
+    usual = _usual(steps)
     gaps = np.flatnonzero(steps > 1.5 * usual)
     if gaps.size:
         missing = int(sum(round(float(steps[gap]) / usual) - 1 for gap in gaps))
@@ -109,7 +165,7 @@ def _even_step(path: Path, slices: list[Slice], heights: Vector) -> float:
         )
         raise ScanError(
             f"{path}: {max(missing, 1)} missing slice(s): neighbours are {usual:.3f} mm apart, but {places}. Fetch the "
-            f"whole series again ({len(slices)} slices are here)."
+            f"whole series again ({len(slices)} slices are here), {_ACCEPT}."
         )
     step = float(heights[-1]) / (len(slices) - 1)
     off = abs(heights - step * np.arange(len(slices)))
@@ -117,9 +173,41 @@ def _even_step(path: Path, slices: list[Slice], heights: Vector) -> float:
     if off[worst] > STEP_TOLERANCE * step:
         raise ScanError(
             f"{path}: slices are not evenly spaced (steps from {steps.min():.3f} to {steps.max():.3f} mm; "
-            f"{slices[worst].header.path.name} is {off[worst]:.3f} mm off its place). Resample it to an even spacing."
+            f"{slices[worst].header.path.name} is {off[worst]:.3f} mm off its place). Resample it to an even spacing, "
+            f"{_ACCEPT}."
         )
     return step
+
+
+def _usual(steps: Vector) -> float:
+    """The median; the lower of two in the middle, so that one step and one gap are told apart."""
+    return float(np.percentile(steps, 50, method="lower"))
+
+
+def _gapped_grid(path: Path, heights: Vector) -> tuple[float, Vector]:
+    """An even step in mm for slices at any heights, and their places in steps from the first.
+
+    Slices within STEP_TOLERANCE of a plane lie on it (one at most on each): with gaps in an otherwise even stack, all.
+    """
+    steps = np.diff(heights)
+    usual = _usual(steps)
+    # Where only slices are missing, the mean of the other steps tells the true one better than any rounded step.
+    counted = np.rint(steps / steps[steps < 1.5 * usual].mean())
+    step = float(heights[-1] / counted.sum())
+    places = np.concatenate(([0.0], np.cumsum(counted)))
+    if counted.min() < 1 or abs(heights / step - places).max() > STEP_TOLERANCE:
+        step, places = usual, heights / usual
+        for plane in range(round(float(places[-1])) + 1):
+            nearest = int(abs(places - plane).argmin())
+            if abs(places[nearest] - plane) <= STEP_TOLERANCE:
+                places[nearest] = plane
+    count = round(float(places[-1])) + 1
+    if count > 2 * len(heights):
+        raise ScanError(
+            f"{path}: {len(heights)} slices over {heights[-1]:.1f} mm, most of them {usual:.3f} mm apart, would take "
+            f"{count} slices in all: more than half of the scan would be interpolated. Fetch the whole series."
+        )
+    return step, places
 
 
 def _check_straight(path: Path, header: Header, offsets: Vector, heights: Vector, normal: Vector) -> None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from medcycle.errors import ScanError
 from medcycle.io.dicom_dataset import CLASS, WRITER, Stored, add_pixel_module, common_attributes, instance
 from medcycle.io.dicom_series import Header, is_dicom, read_header
+from medcycle.io.dicom_stack import planes_at
 from medcycle.io.files import staged
 from medcycle.volume import Volume
 
@@ -36,7 +37,8 @@ def write_dicom_series(
         volume: one channel, unit "HU" (written as CT) or "a.u." (written as MR); a 2D Volume becomes one slice.
         folder: a new or empty folder, or one that holds nothing but a series written by medcycle, which is replaced.
         like: the scan it was made from. If it was read from DICOM, the new series joins its patient, study and frame of
-            reference, and, where both grids are the same, takes the very positions and names its source images.
+            reference, and, where both grids are the same, takes the very positions and names its source images; planes
+            that were interpolated into its gaps are left out.
             Otherwise a new study is made of a patient called medcycle^phantom, whose ID is the folder's name.
         modality: "CT" or "MR" if not by the unit.
         description: Series Description; the notice "NOT FOR CLINICAL USE" is added.
@@ -59,21 +61,25 @@ def write_dicom_series(
         )
     _check_right_angles(volume, folder)
     _check_ours(folder)
-    stored = _quantize(array[0], modality)
     sources = _sources(like)
     if any(source.path.resolve().parent == folder.resolve() for source in sources):
         raise ScanError(
             f"{folder}: the scan this was made from lies there and would be replaced. Choose another folder."
         )
-    same_grid = like is not None and len(sources) == array.shape[3] and _same_grid(volume, like)
+    places = np.arange(array.shape[3], dtype=np.float64)
+    planes: list[Header | None] = [None] * len(places)
+    if like is not None and sources and _same_grid(volume, like):
+        acquired = np.array(like.source.get("places", places), dtype=np.float64)
+        array, places = planes_at(array, places, acquired), acquired
+        planes = [*sources] if len(sources) == len(places) else [None] * len(places)
+    stored = _quantize(array[0], modality)
     common = common_attributes(sources, modality, folder, description, derivation)
     add_pixel_module(common, volume, modality, sources)
     with staged(folder) as target:
         target.mkdir()
-        for k in range(array.shape[3]):
-            source = sources[k] if same_grid else None
-            data = instance(common, volume, stored, k, source, modality)
-            data.save_as(target / f"{k + 1:04d}.dcm", enforce_file_format=True)
+        for n, (place, source) in enumerate(zip(places, planes, strict=True)):
+            data = instance(common, volume, stored, n, float(place), source, modality)
+            data.save_as(target / f"{n + 1:04d}.dcm", enforce_file_format=True)
     return folder
 
 
@@ -108,7 +114,7 @@ def _check_ours(folder: Path) -> None:
 
 
 def _sources(like: Volume | None) -> list[Header]:
-    """The headers of the slices that `like` was read from, along its third axis; none if it is no DICOM."""
+    """The headers of the slices that `like` was read from, in the order of its places; none if it is no DICOM."""
     if like is None or like.source.get("format") != "dicom":
         return []
     files = [Path(file) for file in like.source.get("files", [])]

@@ -106,7 +106,7 @@ def audit(
     *,
     size: Sequence[int] | None = None,
     axis: int = 2,
-    series: str | None = None,
+    reading: Mapping[str, Mapping[str, Any]] | None = None,
     progress: Progress | None = None,
 ) -> Audit:
     """Read and prepare every scan of every domain once, and say what was found.
@@ -115,7 +115,7 @@ def audit(
         paths_by_domain: name -> (scans, preparation); without a preparation the files are only looked at.
         size: the training sample's size: two numbers for planes across `axis`, three for patches.
         axis: the slicing axis (0, 1 or 2 for i, j or k).
-        series: which DICOM series of a folder.
+        reading: name -> how its scans are read: `series` and `resample_gaps` of :func:`medcycle.io.read_volume`.
         progress: called with (number done, number of scans, name of the last one).
     """
     identities = Identities()
@@ -128,7 +128,7 @@ def audit(
         scans: list[ScanAudit] = []
         odd: list[str] = []
         for path in map(Path, paths):
-            scan, warning = _look(path, preparation, series)
+            scan, warning = _look(path, preparation, (reading or {}).get(name, {}))
             if size is not None and scan.prepared is not None:
                 scan = _fit(scan, size, axis)
             scans.append(scan)
@@ -147,13 +147,13 @@ def audit(
     return Audit(domains, warnings)
 
 
-def _look(path: Path, preparation: Preparation | None, series: str | None) -> tuple[ScanAudit, str | None]:
+def _look(path: Path, preparation: Preparation | None, reading: Mapping[str, Any]) -> tuple[ScanAudit, str | None]:
     from medcycle.io import read_volume, scan_name
 
     blank = ScanAudit(str(path), scan_name(path))
     try:
         unit = "HU" if preparation is not None and preparation.modality == "ct" else None
-        volume = read_volume(path, unit=unit, series=series)
+        volume = read_volume(path, unit=unit, **reading)
     except MedcycleError as error:
         return replace(blank, refused=str(error)), None
     p1, median, p99 = (float(v) for v in np.percentile(_sample(volume), (1, 50, 99)))

@@ -91,6 +91,7 @@ class _Job:
     cache: Path
     axis: int
     series: str | None
+    resample_gaps: bool
 
 
 def prepare_cohort(
@@ -101,6 +102,7 @@ def prepare_cohort(
     workers: int = 1,
     axis: int = 2,
     series: str | None = None,
+    resample_gaps: bool = False,
     progress: Progress | None = None,
     strict: bool = True,
 ) -> Cohort:
@@ -116,6 +118,7 @@ def prepare_cohort(
             ``if __name__ == "__main__":``.
         axis: slicing axis of the prepared array (0, 1 or 2 for i, j or k).
         series: which DICOM series of a folder (see :func:`medcycle.io.read_volume`).
+        resample_gaps: accept DICOM series with missing or uneven slices (likewise).
         progress: called with (number done, number of scans, name of the last one).
         strict: raise if any scan fails; else list them in the cohort. All others are prepared in either case.
 
@@ -141,7 +144,7 @@ def prepare_cohort(
 
     for path in dict.fromkeys(paths):
         try:
-            key = _entry_key(identities.of(path), preparation, axis, series)
+            key = _entry_key(identities.of(path), preparation, axis, series, resample_gaps)
         except ScanError as error:
             failures[path] = str(error)
             tell(path)
@@ -154,7 +157,7 @@ def prepare_cohort(
             tell(path)
         else:
             planned.add(key)
-            jobs.append(_Job(path, key, preparation, cache, axis, series))
+            jobs.append(_Job(path, key, preparation, cache, axis, series, resample_gaps))
     identities.save()
 
     broken: dict[str, str] = {}
@@ -230,7 +233,8 @@ def _make(job: _Job) -> str | None:
     from medcycle.io import read_volume
 
     try:
-        volume = read_volume(job.path, unit="HU" if job.preparation.modality == "ct" else None, series=job.series)
+        unit = "HU" if job.preparation.modality == "ct" else None
+        volume = read_volume(job.path, unit=unit, series=job.series, resample_gaps=job.resample_gaps)
         prepared = job.preparation(volume)
         warning = swap_warning(volume, job.preparation.modality)
     except MemoryError:
@@ -267,8 +271,9 @@ def _random_points(foreground: npt.NDArray[np.bool_], key: str) -> npt.NDArray[n
     return np.stack(np.unravel_index(chosen, foreground.shape), axis=-1)
 
 
-def _entry_key(identity: str, preparation: Preparation, axis: int, series: str | None) -> str:
-    said = json.dumps([VERSION, identity, preparation.to_dict(), axis, series], sort_keys=True)
+def _entry_key(identity: str, preparation: Preparation, axis: int, series: str | None, resample_gaps: bool) -> str:
+    more = ["resample_gaps"] if resample_gaps else []
+    said = json.dumps([VERSION, identity, preparation.to_dict(), axis, series, *more], sort_keys=True)
     return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
 
 

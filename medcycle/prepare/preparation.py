@@ -32,7 +32,7 @@ class Preparation:
         window: HU that become -1 and 1 (ct).
         percentiles: percentiles of the foreground that become -1 and 1 (mr).
         range: values that become -1 and 1 (image); None takes the unit's own, 0..255 or 0..65535.
-        foreground: find the body and set everything outside it to exactly -1 (ct, mr).
+        foreground: set everything outside the body to exactly -1 (ct, mr), instead of leaving it as it is.
         n4: correct the bias field first (mr; the other modalities have none).
         scale: values of the cohort that -1 and 1 stand for, set by :meth:`fitted`; restoring a scan of ANOTHER
             domain into this one uses it (mr, image).
@@ -47,7 +47,7 @@ class Preparation:
     window: tuple[float, float] = (-1024.0, 3071.0)
     percentiles: tuple[float, float] = (0.5, 99.5)
     range: tuple[float, float] | None = None
-    foreground: bool = True
+    foreground: bool = False
     n4: bool = False
     scale: tuple[float, float] | None = None
 
@@ -92,7 +92,8 @@ class Preparation:
             array = intensity.correct_bias(array, mask, np.linalg.norm(affine[:3, :3], axis=0).tolist())
         low, high = self._limits(array, mask, volume.unit, where)
         prepared = intensity.normalize(array, low, high)
-        prepared[:, ~mask] = -1
+        if self.foreground:
+            prepared[:, ~mask] = -1
         state = PreparedState(
             source_space=volume.space,
             source_affine=volume.affine,
@@ -133,9 +134,11 @@ class Preparation:
     def _find_foreground(
         self, array: npt.NDArray[np.float32], affine: npt.NDArray[np.float64], where: str
     ) -> npt.NDArray[np.bool_]:
-        if self.modality == "image" or not self.foreground:
+        if self.modality == "image":
             return np.ones(array.shape[1:], dtype=bool)
         mask = find_foreground(array, affine, self.modality)
+        if not mask.any() and not self.foreground:
+            return np.ones_like(mask)
         if not mask.any() and min(mask.shape) > 1:
             raise ScanError(
                 f"{where}: no body was found (values from {array.min():g} to {array.max():g}). Check that the scan is "

@@ -44,6 +44,7 @@ class Cohort:
 
 def preparation(config: Config, domain: Domain) -> Preparation:
     """How this domain's scans are prepared."""
+    both_ct = config.domains.a.modality == config.domains.b.modality == "ct"
     return Preparation(
         modality=domain.modality,
         orientation=config.prepare.orientation,
@@ -51,7 +52,7 @@ def preparation(config: Config, domain: Domain) -> Preparation:
         window=config.prepare.window,
         percentiles=config.prepare.percentiles,
         range=config.prepare.range,
-        foreground=config.prepare.foreground,
+        foreground=not both_ct if config.prepare.foreground is None else config.prepare.foreground,
         n4=config.prepare.n4,
     )
 
@@ -115,12 +116,13 @@ def prepare_domains(config: Config, progress: Progress | None, warn: Callable[[s
             workers=config.prepare.workers or os.cpu_count() or 1,
             axis=AXES[config.sample.axes] if len(config.sample.size) == 2 else 2,
             series=domain.series,
+            resample_gaps=domain.resample_gaps,
             progress=progress,
         )
         odd = [scan for scan in prepared.scans if scan.warning]
         if odd:
             others = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
-            warn(f"domains.{key} ({domain.name}): {odd[0].path}{others}: {odd[0].warning}")
+            warn(f"domains.{key} ({domain.name}): {odd[0].warning}{others}")
         channels = {int(scan.array.shape[1]) for scan in prepared.scans}
         if len(channels) > 1:
             raise ScanError(f"domains.{key}: scans with {sorted(channels)} channels; all must have the same number")
@@ -268,7 +270,8 @@ def plan(config: Config) -> dict[str, str]:
 
 
 def _read(path: Path, domain: Domain) -> Any:
-    return read_volume(path, unit="HU" if domain.modality == "ct" else None, series=domain.series)
+    unit = "HU" if domain.modality == "ct" else None
+    return read_volume(path, unit=unit, series=domain.series, resample_gaps=domain.resample_gaps)
 
 
 def audit_targets(targets: list[str]) -> Audit:
@@ -279,8 +282,12 @@ def audit_targets(targets: list[str]) -> Audit:
             domain.name: (scans_of(domain, key), preparation(config, domain))
             for key, domain in (("a", config.domains.a), ("b", config.domains.b))
         }
+        reading = {
+            domain.name: {"series": domain.series, "resample_gaps": domain.resample_gaps}
+            for domain in (config.domains.a, config.domains.b)
+        }
         axis = AXES[config.sample.axes] if len(config.sample.size) == 2 else 2
-        return audit(domains, size=config.sample.size, axis=axis)
+        return audit(domains, size=config.sample.size, axis=axis, reading=reading)
     return audit({target: (find_scans(target), None) for target in targets})
 
 

@@ -14,8 +14,8 @@ from medcycle.prepare import Preparation
 from medcycle.volume import Volume
 
 PREPARATIONS = {
-    "ct": Preparation(modality="ct"),
-    "mr": Preparation(modality="mr", scale=(0.0, 800.0)),
+    "ct": Preparation(modality="ct", foreground=True),
+    "mr": Preparation(modality="mr", foreground=True, scale=(0.0, 800.0)),
     "photo": Preparation(modality="image", scale=(0.0, 255.0)),
 }
 

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from medcycle.cli import app
 from medcycle.errors import ConfigError, ModelError, ScanError
-from medcycle.inference import plan_outputs, translate_paths
+from medcycle.inference import Translator, plan_outputs, translate_paths
 from medcycle.io import read_volume, write_volume
 from medcycle.volume import Volume
 
@@ -183,3 +185,34 @@ def test_two_scans_for_one_output(translator: Make, make_ball: Make, tmp_path: P
     with pytest.raises(ScanError, match=r"a\.mha.*a\.nii would all be written here"):
         translate_paths(translator(), tmp_path / "in", tmp_path / "out", format="nii.gz")
     assert not (tmp_path / "out").exists()
+
+
+# -- series with missing slices --------------------------------------------------------------------------------------
+
+
+def test_a_series_with_a_gap_comes_back_with_that_gap(
+    translator: Make, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = read_volume(cohort / "head3")
+    (cohort / "head3" / "0005.dcm").unlink()
+    with pytest.raises(ScanError, match="1 missing slice.*--resample-gaps"):
+        translate_paths(translator(), cohort / "head3", tmp_path / "out")
+    with pytest.warns(UserWarning, match=r"1 of 11 slices.*between 0004\.dcm and 0006\.dcm"):
+        translate_paths(translator(), cohort / "head3", tmp_path / "out", resample_gaps=True)
+    with pytest.raises(ScanError, match="1 missing slice"):
+        read_volume(tmp_path / "out")
+    with pytest.warns(UserWarning, match="1 of 11 slices"):
+        result = read_volume(tmp_path / "out", resample_gaps=True)
+    assert result.source["places"] == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10]
+    np.testing.assert_allclose(result.affine, whole.affine, atol=1e-6)
+    body = whole.array > -500
+    body[..., 4] = False
+    np.testing.assert_allclose(result.array[body], whole.array[body], atol=1)
+
+    # The command line, and a format without gaps.
+    monkeypatch.setattr(Translator, "load", lambda *args, **settings: translator())
+    arguments = ["translate", str(cohort / "head3"), str(tmp_path / "out.nii.gz"), "--model", "none"]
+    assert isinstance(CliRunner().invoke(app, arguments).exception, ScanError)
+    with pytest.warns(UserWarning, match="1 of 11 slices"):
+        assert CliRunner().invoke(app, [*arguments, "--resample-gaps"]).exit_code == 0
+    assert read_volume(tmp_path / "out.nii.gz").space == whole.space

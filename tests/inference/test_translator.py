@@ -104,7 +104,7 @@ def test_ct_becomes_mr_on_the_cohorts_scale(translator: Make, make_ball: Make) -
 def test_without_foreground_the_network_has_the_word(translator: Make, make_ball: Make) -> None:
     network = nn.Module()
     network.forward = lambda x: torch.full_like(x, 0.5)
-    whole = Preparation(modality="ct", foreground=False)
+    whole = Preparation(modality="ct")
     result = translator(network=network, preparations={"ct": whole})(make_ball((12, 12, 12)))
     assert result.array.min() > 1000
 

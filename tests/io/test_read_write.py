@@ -94,6 +94,17 @@ def test_names(tmp_path: Path) -> None:
         read_volume(tmp_path / "a.nii", series="3")
 
 
+def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    file, folder = ((tmp_path / name).stat().st_mode for name in ("file", "folder"))
+    for name in ("a.nii", "b.nii.gz", "c.mha", "d.mhd", "e.nrrd", "series"):
+        written = write_volume(VOLUME, tmp_path / name)
+        assert written.stat().st_mode == (folder if written.is_dir() else file)
+    assert (tmp_path / "series" / "0001.dcm").stat().st_mode == file
+    assert (tmp_path / "d.raw").stat().st_mode == file
+
+
 def test_public_names() -> None:
     assert io.__all__ == sorted(io.__all__)
     assert all(hasattr(io, name) for name in io.__all__)

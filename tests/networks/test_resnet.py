@@ -194,3 +194,10 @@ def test_impossible_arguments(arguments, message):
 def test_a_wrong_input_is_named(shape):
     with pytest.raises(ModelError, match=r"2D ResNet generator takes a batch of shape \(batch, 1, i, j\); got"):
         small()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("space", [(1, 1), (3, 4), (5, 2, 1)])
+def test_images_smaller_than_the_network_halves_are_padded(space):
+    y = small(ndim=len(space))(images(1, 1, *space))
+    assert y.shape == (1, 1, *space)
+    assert torch.isfinite(y).all()

@@ -351,3 +351,21 @@ def test_identities_are_remembered(tmp_path, monkeypatch):
 
     monkeypatch.setattr("medcycle.prepare.identity._content", never)
     assert Identities(memo).of(scan) == said
+
+
+def test_gaps_are_accepted_if_asked_and_the_key_says_so(tmp_path, counted):
+    from medcycle.io import read_volume, write_volume
+
+    scan = read_volume(write(tmp_path / "a.nii"))
+    folder = write_volume(scan, tmp_path / "series")
+    whole = prepare_cohort([folder], MR, tmp_path / "cache").scans[0]
+    assert (
+        prepare_cohort([folder], MR, tmp_path / "cache", resample_gaps=True).scans[0].array.shape == whole.array.shape
+    )
+    assert len(counted) == 2  # an entry of its own: a gap accepted once is not accepted for good
+    (folder / "0004.dcm").unlink()
+    with pytest.warns(UserWarning, match="1 of 8 slices"):
+        gapped = prepare_cohort([folder], MR, tmp_path / "cache", resample_gaps=True).scans[0]
+    assert gapped.array.shape == whole.array.shape
+    with pytest.raises(ScanError, match="1 missing slice.*resample_gaps: true"):
+        prepare_cohort([folder], MR, tmp_path / "cache")

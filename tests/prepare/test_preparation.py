@@ -177,7 +177,7 @@ def test_restored_voxels_outside_the_prepared_field_of_view_are_air():
 def test_foreground_is_applied_both_ways():
     array = np.full((1, 24, 24, 24), -990.0)
     array[:, 6:18, 6:18, 6:18] = 50
-    preparation = Preparation()
+    preparation = Preparation(foreground=True)
     prepared = preparation(Volume(array, np.diag([2.0, 2.0, 2.0, 1]), "HU"))
     assert prepared.foreground[6:18, 6:18, 6:18].all()
     assert not prepared.foreground[:4].any()
@@ -239,19 +239,19 @@ def test_a_constant_scan_is_refused_by_name_but_a_constant_plane_is_air(modality
     unit = "HU" if modality == "ct" else "a.u."
     scan = Volume(np.full((1, 6, 6, 6), 7.0), np.eye(4), unit, {"path": "somewhere/flat.nii.gz"})
     with pytest.raises(ScanError, match=r"flat\.nii\.gz: every voxel has the value 7"):
-        Preparation(modality=modality)(scan)
+        Preparation(modality=modality, foreground=True)(scan)
     for space in ((6, 6), (6, 6, 1)):
-        prepared = Preparation(modality=modality)(Volume(np.full((1, *space), 7.0), np.eye(4), unit))
+        prepared = Preparation(modality=modality, foreground=True)(Volume(np.full((1, *space), 7.0), np.eye(4), unit))
         assert (prepared.array == -1).all()
         assert np.isfinite(
-            Preparation(modality=modality).restore(prepared.array, prepared.state, own_scale=True).array
+            Preparation(modality=modality, foreground=True).restore(prepared.array, prepared.state, own_scale=True).array
         ).all()
 
 
 def test_a_scan_without_a_body_is_refused():
     air = Volume(np.random.default_rng(0).normal(-1000, 5, (1, 8, 8, 8)), np.eye(4), "HU", {"path": "air.nii"})
     with pytest.raises(ScanError, match=r"air\.nii: no body"):
-        Preparation()(air)
+        Preparation(foreground=True)(air)
     assert Preparation(foreground=False)(air).foreground.all()
 
 

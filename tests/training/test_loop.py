@@ -18,12 +18,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from medcycle.config import Config, load_config, parse_config
+from medcycle.config import Config, dump_config, load_config, parse_config
 from medcycle.errors import CheckpointError, ConfigError, MedcycleError, ScanError, TrainingError
+from medcycle.io import read_volume, write_volume
 from medcycle.model import load_model
 from medcycle.training.checkpoint import checkpoints, read_checkpoint
 from medcycle.training.loop import train
-from medcycle.training.setup import learning_rate, plan, split
+from medcycle.training.setup import audit_targets, learning_rate, plan, prepare_domains, split
 
 QUIET = Console(quiet=True)
 
@@ -91,6 +92,9 @@ def test_a_run_leaves_all_that_design_promises(scans: Path, tmp_path: Path) -> N
     run = outcome.run
     assert (outcome.step, outcome.finished) == (8, True)
     assert [path.name for path in checkpoints(run / "checkpoints")] == ["step-00000004.pt", "step-00000008.pt"]
+    (tmp_path / "plain").touch()
+    made = [*run.rglob("*"), *(scans / "cache").iterdir()]
+    assert {path.stat().st_mode for path in made if path.is_file()} == {(tmp_path / "plain").stat().st_mode}  # by umask
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     assert [int(row["step"]) for row in rows] == [2, 4, 6, 8]
     assert all(float(row["generator"]) > 0 for row in rows)
@@ -390,3 +394,23 @@ def test_a_plan_tells_and_writes_nothing(scans: Path, tmp_path: Path, monkeypatc
     assert facts["schedule"] == "2 epochs of 4 samples: 8 steps"
     assert "resnet" in facts["generator"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_domain_may_accept_series_with_gaps(scans: Path, tmp_path: Path) -> None:
+    for path in sorted((scans / "mr").iterdir()):
+        folder = write_volume(read_volume(path), tmp_path / "mr" / path.name.split(".")[0])
+        (folder / "0007.dcm").unlink()
+    settings = make_config(scans).model_dump(mode="json")
+    settings["domains"]["a"]["path"] = str(tmp_path / "mr")
+    settings["prepare"]["cache"] = str(tmp_path / "cache")
+    with pytest.raises(ScanError, match=r"1 missing slice.*resample_gaps: true"):
+        prepare_domains(parse_config(settings), None, print)
+    settings["domains"]["a"]["resample_gaps"] = True
+    (tmp_path / "c.yaml").write_text(dump_config(parse_config(settings)))
+    with pytest.warns(UserWarning, match="1 of 20 slices"):
+        assert "20 x 20 x 20 voxels" in plan(load_config(tmp_path / "c.yaml"))["domain a (mr)"]
+    with pytest.warns(UserWarning, match="1 of 20 slices"):
+        assert not any(scan.refused for scan in audit_targets([str(tmp_path / "c.yaml")]).scans)
+    with pytest.warns(UserWarning, match="1 of 20 slices"):
+        cohorts = prepare_domains(load_config(tmp_path / "c.yaml"), None, print)
+    assert all(scan.array.shape[0] == 20 for scan in cohorts["a"].training)

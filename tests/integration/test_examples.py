@@ -1,0 +1,133 @@
+"""The examples do what their docstrings say: each runs as a program, on phantom heads, for a few steps."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+
+import medcycle
+
+Run = Callable[..., str]
+STEPS = (
+    *("train.epochs=1", "train.decay_epochs=0", "train.samples_per_epoch=4", "train.batch_size=2"),
+    *("prepare.workers=1", "model.generator.filters=4", "model.discriminator.filters=4"),
+)
+WINDOW = (-1024, 2048)  # HU, of quick.yaml
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("examples")
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, root: Path) -> Run:
+    """Run an example in `folder`, as a user would; gives what it printed."""
+
+    def start(name: str, *arguments: str, expect: int = 0) -> str:
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(root)}
+        command = [sys.executable, str(root / "examples" / name), *arguments]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == expect, done.stderr
+        return done.stdout + done.stderr
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path, run: Run) -> Path:
+    """`folder` after train_from_python.py: phantoms/ and runs/example/, which other examples take by default."""
+    run("train_from_python.py", "--phantom", "--epochs", "1", "--samples", "2", "--filters", "4")
+    return folder
+
+
+def check_ct(path: Path, scan: Path) -> None:
+    """A synthetic CT on the scan's grid, air outside the body, values in the window and not all the same."""
+    made, given = nib.load(path), nib.load(scan)
+    assert made.shape == given.shape
+    np.testing.assert_allclose(made.affine, given.affine, atol=1e-4)
+    values = np.asarray(made.dataobj)
+    assert np.isfinite(values).all()
+    assert values.min() >= WINDOW[0]
+    assert values.max() <= WINDOW[1]
+    assert values[0, 0, -1] == -1000
+    assert np.unique(values).size > 50
+
+
+def test_all_are_tested_and_safe_to_import(root: Path) -> None:
+    names = {path.name for path in (root / "examples").glob("*.py")}
+    assert names == {f"{name[5:]}.py" for name in globals() if name.startswith("test_") and name != _THIS}
+    for name in names:  # without this line, workers that prepare scans would start the example once more each
+        assert 'if __name__ == "__main__":' in (root / "examples" / name).read_text()
+
+
+_THIS = test_all_are_tested_and_safe_to_import.__name__
+
+
+def test_train_from_python(trained: Path) -> None:
+    made = trained / "runs" / "example"
+    assert {path.name for path in made.glob("*.safetensors")} == {"mr_to_ct.safetensors", "ct_to_mr.safetensors"}
+    check_ct(made / "synthetic_ct.nii.gz", trained / "phantoms/train/mr/head01.nii.gz")
+
+
+def test_translate_dicom_series(trained: Path, run: Run) -> None:
+    printed = run("translate_dicom_series.py")
+    assert "48 CT slices, all where they were" in printed
+    before, after = (
+        sorted((pydicom.dcmread(path) for path in (trained / name).iterdir()), key=lambda s: s.ImagePositionPatient[2])
+        for name in ("phantoms/test/mr_dicom/head07", "sct/head07")
+    )
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_allclose(old.ImagePositionPatient, new.ImagePositionPatient, atol=1e-4)
+        assert old.FrameOfReferenceUID == new.FrameOfReferenceUID
+        assert old.SeriesInstanceUID != new.SeriesInstanceUID
+        hu = new.pixel_array * float(new.RescaleSlope) + float(new.RescaleIntercept)
+        assert hu.shape == old.pixel_array.shape
+        assert hu.min() >= WINDOW[0]
+        assert hu.max() <= WINDOW[1]
+
+
+def test_monai_pipeline(trained: Path, run: Run) -> None:
+    run("monai_pipeline.py", "--out", "monai")
+    scan = trained / "phantoms/test/mr/head07.nii.gz"
+    written = nib.load(trained / "monai/head07_ct.nii.gz")
+    assert nib.aff2axcodes(written.affine) == ("L", "P", "S")  # as the pipeline turned it
+    upright = nib.as_closest_canonical(written)
+    np.testing.assert_allclose(upright.affine, nib.load(scan).affine, atol=1e-4)
+    # The same scan without MONAI: the way it lies in memory must not matter.
+    expected = medcycle.Translator.load(trained / "runs/example", to="ct", device="cpu")(scan)
+    np.testing.assert_allclose(np.asarray(upright.dataobj), expected.array[0], atol=0.01)
+
+
+def test_custom_network(trained: Path, run: Run) -> None:
+    steps = [text for text in STEPS if "generator" not in text]
+    run("custom_network.py", "--override", *steps)
+    made = trained / "runs" / "custom"
+    check_ct(made / "synthetic_ct.nii.gz", trained / "phantoms/train/mr/head01.nii.gz")
+    with pytest.raises(medcycle.ModelError, match="custom network"):
+        medcycle.Translator.load(made, to="ct")
+
+
+def test_harmonize_cohort(folder: Path, run: Run) -> None:
+    run("harmonize_cohort.py", "--phantom", "--override", *STEPS)
+    scans = sorted((folder / "phantoms/scanner_a").iterdir())
+    assert [path.name for path in sorted((folder / "harmonized").iterdir())] == [path.name for path in scans]
+    for scan in scans:
+        given, made = nib.load(scan), nib.load(folder / "harmonized" / scan.name)
+        assert made.shape == given.shape
+        np.testing.assert_array_equal(made.affine, given.affine)
+        values = np.asarray(made.dataobj)
+        assert np.isfinite(values).all()
+        assert values.std() > 0
+    model = folder / "runs/harmonize/a_to_b.safetensors"
+    before = model.stat().st_mtime_ns
+    run("harmonize_cohort.py")  # finds the run and only harmonizes
+    assert model.stat().st_mtime_ns == before
