@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 import medcycle
-from medcycle.config import parse_config
+from medcycle import parse_config
 from medcycle.data import write_cohort
 
 
@@ -43,7 +43,12 @@ def main() -> None:
                 "generator": {"kind": "resnet", "filters": args.filters, "blocks": 4, "upsample": "resize"},
                 "discriminator": {"kind": "patchgan", "filters": 32, "layers": 2},
             },
-            "train": {"epochs": args.epochs, "decay_epochs": args.epochs, "samples_per_epoch": args.samples},
+            "train": {
+                "epochs": args.epochs,
+                "decay_epochs": args.epochs,
+                "samples_per_epoch": args.samples,
+                "batch_size": 4,
+            },
         }
     )
     outcome = medcycle.train(config, args.run)

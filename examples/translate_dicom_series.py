@@ -14,17 +14,13 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from medcycle import Translator
+from medcycle import Translator, read_volume
 
 
 def slices(folder: Path, series: str | None = None) -> list[pydicom.Dataset]:
-    """Headers of the series' slices, ordered along the normal of the slices."""
-    found = [pydicom.dcmread(path, stop_before_pixels=True) for path in folder.iterdir() if path.is_file()]
-    if series is not None:
-        found = [s for s in found if series in (s.SeriesInstanceUID, str(s.SeriesNumber), s.SeriesDescription)]
-    rows = np.array(found[0].ImageOrientationPatient, dtype=float)
-    normal = np.cross(rows[:3], rows[3:])
-    return sorted(found, key=lambda s: float(normal @ np.array(s.ImagePositionPatient, dtype=float)))
+    """Headers of the series' slices, in their order in space."""
+    files = read_volume(folder, series=series).source["files"]
+    return [pydicom.dcmread(path, stop_before_pixels=True) for path in files]
 
 
 def main() -> None:

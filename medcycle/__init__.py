@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from medcycle.config import Config, load_config
+    from medcycle.config import Config, load_config, parse_config
     from medcycle.errors import CheckpointError, ConfigError, MedcycleError, ModelError, ScanError, TrainingError
     from medcycle.evaluation import evaluate
     from medcycle.inference import Translator
@@ -33,6 +33,7 @@ _HOMES = {
     "find_scans": "medcycle.io",
     "load_config": "medcycle.config",
     "load_model": "medcycle.model",
+    "parse_config": "medcycle.config",
     "read_volume": "medcycle.io",
     "save_model": "medcycle.model",
     "train": "medcycle.training.loop",
@@ -55,6 +56,7 @@ __all__ = [
     "find_scans",
     "load_config",
     "load_model",
+    "parse_config",
     "read_volume",
     "save_model",
     "train",

@@ -27,16 +27,26 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VAL
 
 
 def main() -> None:
-    """Run the command line; a MedcycleError becomes its message and exit code 2."""
+    """Run the command line; a MedcycleError, or a file system's refusal, becomes its message and exit code 2."""
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         app()
     except MedcycleError as error:
         print(f"medcycle: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("medcycle: stopped. What was written before is complete; run the same command again.", file=sys.stderr)
-        sys.exit(130)
+    except OSError as error:  # what only looking at a path can raise: no permission for its folder, too long a name
+        print(f"medcycle: error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
+    except SystemExit as end:
+        # typer makes an exit code of Ctrl-C, without a word.
+        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
+            print(
+                "medcycle: stopped. What was written before is complete; run the same command again (a training that "
+                "has saved a checkpoint: with --resume).",
+                file=sys.stderr,
+            )
+            sys.exit(130)
+        raise
 
 
 def _version(show: bool) -> None:

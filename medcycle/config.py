@@ -84,12 +84,15 @@ class Prepare(Section):
     foreground: bool | None = None
     """mr, ct: find the body, and set everything outside it to air before and after translation. null: yes, unless
     both domains are ct, whose air (and table) is right as it is."""
+    invert: bool = False
+    """mr: inside the body dark becomes bright. For MR -> CT: the networks tend to keep bright what is bright, and bone
+    is dark in MR."""
     n4: bool = False
     """mr: N4 bias field correction (Tustison 2010), about 10 s a scan."""
     cache: str = "runs/cache"
     """Folder of the prepared scans (memory-mapped arrays; may be deleted at any time, is rebuilt)."""
     workers: Annotated[int, Field(ge=0)] = 0
-    """Processes that prepare scans; 0 takes one per CPU core."""
+    """Processes that prepare scans; 0 takes one per CPU core, fewer for a few scans."""
 
     @field_validator("spacing")
     @classmethod
@@ -168,6 +171,9 @@ class ResnetConfig(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     upsample: Literal["transposed", "resize"] = "transposed"
     """resize (nearest neighbour, then convolution) avoids the checkerboard of transposed convolutions."""
+    contrast_floor: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Samples whose standard deviation is near or below this (in [-1, 1]) lose their contrast instead of having their
+    noise blown up by the norm; 0.02 for scans, 0 is the original."""
 
 
 class UnetConfig(Section):
@@ -179,6 +185,8 @@ class UnetConfig(Section):
     """Number of halvings; the sample is padded to a multiple of 2**downs."""
     norm: Norm = "instance"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    contrast_floor: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """As in resnet."""
 
 
 class PatchganConfig(Section):
@@ -237,6 +245,9 @@ class Train(Section):
     """null: the larger domain's number of slices (or patches)."""
     batch_size: Count = 1
     """Samples of each domain in a step, over all processes together."""
+    microbatch: Count | None = None
+    """Samples computed at once, gradients added up: less memory, same result. null: all on a GPU, one on a CPU, where
+    it makes a batch the same to rounding however many processes share it."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.5, 0.999)
     pool: Annotated[int, Field(ge=0)] = 50
@@ -275,6 +286,11 @@ class Config(Section):
     @model_validator(mode="after")
     def _together(self) -> Config:
         problems = []
+        augment = self.sample.augment
+        if self.prepare.invert and self.prepare.foreground is False:
+            problems.append("prepare.invert needs prepare.foreground: air around the body would become the brightest")
+        if self.prepare.invert and any((augment.bias_field, augment.motion, augment.ghosting, augment.spike)):
+            problems.append("sample.augment's bias_field, motion, ghosting and spike need prepare.invert: false")
         if self.train.epochs + self.train.decay_epochs == 0:
             problems.append("train.epochs + train.decay_epochs is 0: nothing would be trained")
         if len(self.sample.size) == 2 and self.sample.axes == "sagittal" and self.sample.augment.flip:
@@ -309,7 +325,7 @@ def find_config(name: str | Path) -> Path:
         return path
     found = shipped().get(path.name if path.suffix else f"{path.name}.yaml") if path.parent == Path() else None
     if found is None:
-        near = difflib.get_close_matches(path.name, shipped(), 1)
+        near = difflib.get_close_matches(f"{path.stem}.yaml", shipped(), 1)
         hint = f" Did you mean {near[0]}?" if near else ""
         what = "is a folder, not a file" if path.is_dir() else "no such file"
         raise ConfigError(f"{name}: {what}.{hint} Shipped configurations: {', '.join(shipped())}")
@@ -428,9 +444,10 @@ def _override(values: dict[str, Any], overrides: list[str] | tuple[str, ...], or
             problems.append(f"override {text!r}: the value is not YAML: {getattr(error, 'problem', error)}")
             continue
         section: Any = values
-        for key in keys[:-1]:
+        for depth, key in enumerate(keys[:-1], 1):
             if section.get(key) is None:
                 section[key] = {}
+                origin.setdefault(keys[:depth], f" override {text!r}")
             section = section[key]
             if not isinstance(section, dict):
                 problems.append(f"override {text!r}: {key} is not a section")

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -26,14 +27,14 @@ def scan_progress(what: str, console: Console | None = None) -> Iterator[Callabl
         task = bar.add_task(what, total=None)
 
         def show(done: int, total: int, name: str) -> None:
-            bar.update(task, completed=done, total=total, description=f"{what}: {name}")
+            bar.update(task, completed=done, total=total, description=escape(f"{what}: {name}"))
 
         yield show
 
 
 def print_result(result: Result) -> None:
     """An evaluation as a table, its notes below."""
-    console = Console()
+    console = Console(markup=False)  # a case may be called anything, [this] too
     title, *figures = result.header()
     table = Table(title=f"{result.metrics}, {len(result.cases)} case(s)")
     table.add_column(title)
@@ -43,20 +44,20 @@ def print_result(result: Result) -> None:
         table.add_row(*row, style="bold" if row[0].startswith("mean") else None)
     console.print(table)
     for note in result.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
 
 
 def print_audit(audit: Audit) -> None:
     """Each domain's scans, its summary, and the warnings."""
-    console = Console()
+    console = Console(markup=False)  # a scan may be called anything, [this] too
     for domain in audit.domains:
         console.print(_domain_table(domain))
         for key, value in domain.summary().items():
-            console.print(f"  {key}: {value}", highlight=False, soft_wrap=True, markup=False)
+            console.print(f"  {key}: {value}", highlight=False, soft_wrap=True)
     for scan in (scan for domain in audit.domains for scan in domain.scans if scan.refused):
-        console.print(f"refused: {scan.refused}", style="red", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"refused: {scan.refused}", style="red", highlight=False, soft_wrap=True)
     for warning in audit.warnings:
-        console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
 
 
 def _domain_table(domain: DomainAudit) -> Table:

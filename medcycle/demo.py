@@ -34,8 +34,8 @@ def run_demo(out: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Pa
 
     console.rule("1 of 4: phantom heads, MR of some and CT of others, as DICOM and NIfTI")
     scans = out / "scans"
-    if not (scans / "test").is_dir():
-        write_cohort(scans)
+    if not scans.is_dir():
+        write_cohort(out / "scans.part").rename(scans)  # an interrupted writing is begun again
 
     console.rule("2 of 4: training on unpaired scans (quick.yaml)")
     paths = [f"domains.a.path={scans / 'train' / 'mr'}", f"domains.b.path={scans / 'train' / 'ct'}"]

@@ -112,7 +112,10 @@ def save_model(path: str | Path, model: Model) -> Path:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise ModelError(f"{path}: the model cannot be written: {error.strerror or error}") from error
+        raise ModelError(
+            f"{path}: the model cannot be written: {error.strerror or error}. What was there before is untouched; "
+            "check the permission and the free space (a training then goes on with --resume)."
+        ) from error
     finally:
         if temporary.exists():
             temporary.unlink()
@@ -188,7 +191,7 @@ def find_model(path: str | Path, to: str | None = None) -> Path:
         fitting = forward or fitting
     if len(fitting) == 1:
         return fitting[0]
-    asked = "no target domain was named" if to is None else f"{len(fitting)} models to {to!r}"
+    asked = "no target domain was named" if to is None else f"{len(fitting) or 'no'} models to {to!r}"
     problems = f" Not readable: {' '.join(refused)}" if refused else ""
     raise ModelError(f"{path}: {asked}; the models here are {listing}. Name one target, or give one file.{problems}")
 

@@ -266,7 +266,7 @@ def test_find_by_target(run: Path) -> None:
 def test_find_lists_the_choices(run: Path) -> None:
     with pytest.raises(ModelError, match=r"ct_to_mr\.safetensors \(from 'ct' to 'mr'\); mr_to_ct"):
         find_model(run)
-    with pytest.raises(ModelError, match=r"0 models to 'pet'; the models here are ct_to_mr"):
+    with pytest.raises(ModelError, match=r"no models to 'pet'; the models here are ct_to_mr"):
         find_model(run, "pet")
     with pytest.raises(ModelError, match=r"mr_to_ct.*from 'mr' to 'ct'; a model to 'mr' was asked for"):
         find_model(run / "mr_to_ct.safetensors", "mr")

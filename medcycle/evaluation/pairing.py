@@ -28,7 +28,7 @@ class Pair:
 
 
 def find_pairs(predictions: Path, references: Path, masks: Path | None, inputs: Path | None) -> list[Pair]:
-    """Match files by name (one prediction and one reference given as files match whatever their names).
+    """Match scans by name (one prediction and one reference, each named itself, match whatever their names).
 
     Every prediction needs a reference and every reference a prediction, so that no case drops out of a mean unseen;
     masks and inputs of other cases are passed over.
@@ -37,7 +37,8 @@ def find_pairs(predictions: Path, references: Path, masks: Path | None, inputs: 
         ScanError: names without a partner (all of them listed), or the same name twice in a folder.
     """
     found, truth = _by_name(predictions, "prediction"), _by_name(references, "reference")
-    if len(found) == len(truth) == 1 and not predictions.is_dir() and not references.is_dir():
+    one = list(found.values()) == [predictions]  # a file, or the folder of one DICOM series
+    if one and list(truth.values()) == [references]:
         truth = dict(zip(found, truth.values(), strict=True))
     _same_names(found, truth, f"predictions in {predictions}", f"reference in {references}")
     _same_names(truth, found, f"references in {references}", f"prediction in {predictions}")
@@ -45,7 +46,7 @@ def find_pairs(predictions: Path, references: Path, masks: Path | None, inputs: 
     for where, what in ((masks, "mask"), (inputs, "input")):
         partner = _by_name(where, what) if where is not None else {}
         if where is not None:
-            if len(partner) == len(found) == 1 and not where.is_dir():
+            if one and list(partner.values()) == [where]:
                 partner = dict(zip(found, partner.values(), strict=True))
             _same_names(found, partner, f"predictions in {predictions}", f"{what} in {where}")
         partners.append(partner)

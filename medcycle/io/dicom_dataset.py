@@ -180,6 +180,8 @@ def add_pixel_module(data: Any, volume: Volume, modality: str, sources: list[Hea
     data.WindowCenter, data.WindowWidth = _decimal((low + high) / 2), _decimal(max(high - low, 1.0))
     if alike:
         _copy(sources[0].data, data, _MR)
+        if "IR" in data.ScanningSequence and "InversionTime" not in data:  # type 2C: may be empty, not absent
+            data.InversionTime = None
 
 
 def instance(

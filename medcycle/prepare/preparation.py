@@ -33,6 +33,8 @@ class Preparation:
         percentiles: percentiles of the foreground that become -1 and 1 (mr).
         range: values that become -1 and 1 (image); None takes the unit's own, 0..255 or 0..65535.
         foreground: set everything outside the body to exactly -1 (ct, mr), instead of leaving it as it is.
+        invert: inside the body, dark becomes bright (mr), so that cortical bone, dark in MR, starts out as bright as in
+            CT; needs `foreground`, since air must stay -1.
         n4: correct the bias field first (mr; the other modalities have none).
         scale: values of the cohort that -1 and 1 stand for, set by :meth:`fitted`; restoring a scan of ANOTHER
             domain into this one uses it (mr, image).
@@ -48,6 +50,7 @@ class Preparation:
     percentiles: tuple[float, float] = (0.5, 99.5)
     range: tuple[float, float] | None = None
     foreground: bool = False
+    invert: bool = False
     n4: bool = False
     scale: tuple[float, float] | None = None
 
@@ -70,6 +73,12 @@ class Preparation:
                 raise ConfigError(f"{name} {pair}; give two numbers, the lower first")
         if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             raise ConfigError(f"percentiles {self.percentiles}; give two numbers from 0 to 100, the lower first")
+        if self.invert and not self.foreground:
+            raise ConfigError("invert needs foreground: without it the air around the body would become the brightest")
+
+    @property
+    def _sign(self) -> int:
+        return -1 if self.invert and self.modality == "mr" else 1
 
     # -- forward ------------------------------------------------------------------------------------------------
 
@@ -91,7 +100,7 @@ class Preparation:
         if self.n4 and self.modality == "mr":
             array = intensity.correct_bias(array, mask, np.linalg.norm(affine[:3, :3], axis=0).tolist())
         low, high = self._limits(array, mask, volume.unit, where)
-        prepared = intensity.normalize(array, low, high)
+        prepared = self._sign * intensity.normalize(array, low, high)
         if self.foreground:
             prepared[:, ~mask] = -1
         state = PreparedState(
@@ -198,7 +207,7 @@ class Preparation:
                 )
         low, high = state.scale if own_scale else self._restored_range()
         unit = state.unit if own_scale else self.unit()
-        values = intensity.denormalize(array, low, high)
+        values = intensity.denormalize(self._sign * array, low, high)
         air = AIR_HU if unit == "HU" and low <= AIR_HU <= high else low
         if foreground is not None and self.modality != "image":
             values[:, ~foreground] = air

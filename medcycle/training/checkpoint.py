@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from medcycle.training.step import CycleGAN
 
 FORMAT = 1
 KEEP = 2
+PARTS = {"config", "data", "gan", "local"}
 
 
 def save_checkpoint(folder: Path, gan: CycleGAN, config: dict[str, Any], data: str, process: Processes) -> Path:
@@ -44,7 +46,6 @@ def save_checkpoint(folder: Path, gan: CycleGAN, config: dict[str, Any], data: s
     path = checkpoint_path(folder, gan.step)
     if process.first:
         state = {"format": FORMAT, "config": config, "data": data, "world": process.world, "gan": gan.state_dict()}
-        folder.mkdir(parents=True, exist_ok=True)
     else:
         path, state = _of_rank(path, process.rank), {"format": FORMAT}
     # The first process writes last: its file is what makes a checkpoint complete.
@@ -82,7 +83,7 @@ def read_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
     for path in reversed(found):
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            if not isinstance(state, dict) or state.get("format") != FORMAT or "gan" not in state:
+            if not isinstance(state, dict) or state.get("format") != FORMAT or not state.keys() >= PARTS:
                 raise ValueError(f"not a medcycle checkpoint of format {FORMAT}")
         except Exception as error:  # torch.load raises whatever a damaged file leads it to
             damage.append(f"{path}: cannot be read as a checkpoint ({_first_line(error)})")
@@ -92,7 +93,8 @@ def read_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
         return path, state
     if damage:
         raise CheckpointError(
-            "\n".join(damage) + "\nNo other checkpoint is left to resume from; train without --resume."
+            "\n".join(damage) + "\nNo other checkpoint is left to resume from. Train anew in another folder: without "
+            "--resume, with another --out."
         )
     raise CheckpointError(f"{folder}: no checkpoint to resume from. Train without --resume first.")
 
@@ -111,11 +113,22 @@ def restore_checkpoint(path: Path, state: dict[str, Any], gan: CycleGAN, process
     if not process.first:
         own = _of_rank(path, process.rank)
         # A run resumed with more processes than it had: the new ones start with empty buffers.
-        local = torch.load(own, map_location="cpu", weights_only=True)["local"] if own.is_file() else None
+        local = _read_local(own) if own.is_file() else None
     if local is not None:
         gan.pool_a.load_state_dict(local["pool_a"], gan.device)
         gan.pool_b.load_state_dict(local["pool_b"], gan.device)
         set_random_state(local["random"], gan.device)
+
+
+def _read_local(path: Path) -> dict[str, Any]:
+    try:
+        local: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)["local"]
+    except Exception as error:  # torch.load raises whatever a damaged file leads it to
+        raise CheckpointError(
+            f"{path}: cannot be read as a process's part of a checkpoint ({_first_line(error)}). Remove it to go on: "
+            "that process then starts with empty image buffers."
+        ) from None
+    return local
 
 
 def _of_rank(path: Path, rank: int) -> Path:
@@ -123,24 +136,23 @@ def _of_rank(path: Path, rank: int) -> Path:
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Not mkstemp: its files stay readable for their owner only.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
         raise CheckpointError(
             f"{path}: cannot be written ({_first_line(error)}). The checkpoints before it are intact; make room or "
             "mend the permissions, then go on with --resume."
         ) from None
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    finally:
+        with suppress(OSError):  # in place by now, unless something failed
+            temporary.unlink()
 
 
 def _first_line(error: BaseException) -> str:

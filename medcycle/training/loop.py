@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from torch import Tensor
 
 import medcycle
@@ -88,7 +89,7 @@ def train(
     run = Path(run)
     device = resolve_device(config.train.device)
     precision = resolve_precision(config.train.precision, device)
-    with processes(device.type == "cuda") as process, stop_requests() as asked_to_stop:
+    with processes(device.type == "cuda") as process:
         if device.type == "cuda" and process.world > 1:
             device = torch.device("cuda", process.local_rank)
         console = (console or Console(stderr=True)) if process.first else Console(quiet=True)
@@ -132,11 +133,13 @@ def train(
             f"{gan.step} of {total} ({steps_per_epoch} an epoch), {process.world} process(es), run {run}",
             highlight=False,
             soft_wrap=True,
+            markup=False,
         )
 
         # --- Steps
         keeper = _Keeper(run, config, gan, cohorts, digest, fixed_sampler, process, custom=make_generator is not None)
         losses, began = loss_settings(config), time.monotonic()
+        microbatch = config.train.microbatch or (1 if device.type == "cpu" and gan.batch_independent else None)
         sums: dict[str, Tensor] = {}
         count, start, stopped = 0, gan.step, False
         loader = BatchLoader(
@@ -148,12 +151,13 @@ def train(
             rank=process.rank,
             world=process.world,
         )
-        with Journal(run, start, total, console) if process.first else _Silent() as journal, loader:
+        journal: Journal | Any = Journal(run, start, total, console) if process.first else _Silent()
+        with journal, loader, stop_requests() as asked_to_stop:
             while gan.step < total and not stopped:
                 epoch = gan.step // steps_per_epoch
                 gan.set_learning_rate(learning_rate(config, epoch))
                 real_a, real_b = (images.to(device, non_blocking=True) for images in next(loader))
-                values = training_step(gan, real_a, real_b, losses)
+                values = training_step(gan, real_a, real_b, losses, microbatch)
                 sums = {name: sums.get(name, 0) + value for name, value in values.items()}
                 count += 1
                 journal.tick(gan.step)
@@ -173,6 +177,8 @@ def train(
                     keeper.preview()
                 if keep or stopped:
                     keeper.save()
+            if start >= total:  # nothing was left to do but what a stop right after the last checkpoint left undone
+                keeper.export_both()
             if process.first:
                 keeper.report(journal.history(), total)
         seconds = time.monotonic() - began
@@ -220,7 +226,7 @@ def prepare_with_progress(config: Config, console: Console) -> dict[str, Cohort]
         cohorts = prepare_domains(
             config,
             progress,
-            lambda text: console.print(f"[yellow]warning:[/] {text}", highlight=False, soft_wrap=True),
+            lambda text: console.print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True),
         )
     for key, cohort in cohorts.items():
         console.print(
@@ -309,7 +315,8 @@ class _Keeper:
         a, b = self.config.domains.a, self.config.domains.b
         for n in range(2):
             images = {k: None if v is None else v[0].float().cpu().numpy() for k, v in self.cycle(n).items()}
-            upright_a, upright_b = a.modality != "image", b.modality != "image"
+            ras = self.config.prepare.orientation == "RAS"
+            upright_a, upright_b = ras and a.modality != "image", ras and b.modality != "image"
             rows.append((a.name, [images[k] for k in ("real_a", "fake_b", "cycle_a", "same_a")], upright_a))
             rows.append((b.name, [images[k] for k in ("real_b", "fake_a", "cycle_b", "same_b")], upright_b))
         return preview(rows)
@@ -318,6 +325,10 @@ class _Keeper:
         """Write a checkpoint, then export both generators."""
         values = self.config.model_dump(mode="json")
         save_checkpoint(self.run / "checkpoints", self.gan, values, self.digest, self.process)
+        self.export_both()
+
+    def export_both(self) -> None:
+        """Write both generators as model files."""
         if self.process.first:
             for source, target, network in (
                 ("a", "b", self.gan.average_a_to_b),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -34,7 +35,10 @@ class Journal:
         self.began = self.spoke = time.monotonic()
         self.columns: list[str] = []
         self._trim(start)
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1 if start else None)
+        try:
+            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1 if start else None)
+        except OSError as error:
+            raise _unwritable(run / "tensorboard", error) from None
         self.bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -55,7 +59,8 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.stop()
-        self.board.close()
+        with suppress(OSError):  # a full disk: metrics.csv has the same numbers
+            self.board.close()
 
     def tick(self, step: int) -> None:
         """A step is done."""
@@ -65,7 +70,7 @@ class Journal:
         """Add a row; columns are fixed by the first row of the run, and a value missing from a row stays empty.
 
         Raises:
-            TrainingError: metrics.csv cannot be written.
+            TrainingError: metrics.csv or TensorBoard's file cannot be written.
         """
         row = {"step": str(step)} | {name: f"{value:.6g}" for name, value in values.items()}
         new = [name for name in row if name not in self.columns]
@@ -74,12 +79,10 @@ class Journal:
         try:
             with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self.columns).writerow(row)
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
         except OSError as error:
-            raise TrainingError(
-                f"{self.path}: cannot be written ({error.strerror}); go on later with --resume"
-            ) from None
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+            raise _unwritable(self.path, error) from None
         self.say(step, values)
 
     def say(self, step: int, values: dict[str, float]) -> None:
@@ -131,3 +134,10 @@ class Journal:
             writer.writeheader()
         writer.writerows(rows)
         write_file(self.path, text.getvalue())
+
+
+def _unwritable(path: Path, error: OSError) -> TrainingError:
+    return TrainingError(
+        f"{path}: cannot be written ({error.strerror or error}). Make room or mend the permissions; the checkpoints "
+        "written before are intact: go on with --resume."
+    )

@@ -53,6 +53,7 @@ def preparation(config: Config, domain: Domain) -> Preparation:
         percentiles=config.prepare.percentiles,
         range=config.prepare.range,
         foreground=not both_ct if config.prepare.foreground is None else config.prepare.foreground,
+        invert=config.prepare.invert and domain.modality == "mr",
         n4=config.prepare.n4,
     )
 
@@ -113,7 +114,7 @@ def prepare_domains(config: Config, progress: Progress | None, warn: Callable[[s
             paths[key],
             how,
             Path(config.prepare.cache),
-            workers=config.prepare.workers or os.cpu_count() or 1,
+            workers=config.prepare.workers or min(os.cpu_count() or 1, 1 + len(paths[key]) // 8),  # a process costs 5 s
             axis=AXES[config.sample.axes] if len(config.sample.size) == 2 else 2,
             series=domain.series,
             resample_gaps=domain.resample_gaps,

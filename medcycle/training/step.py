@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +77,11 @@ class CycleGAN:
             networks |= {"average_a_to_b": self.average_a_to_b, "average_b_to_a": self.average_b_to_a}
         return networks
 
+    @property
+    def batch_independent(self) -> bool:
+        """Whether the samples of a batch do not influence one another (batch norm makes them)."""
+        return all(getattr(network, "batch_independent", False) for network in self.networks.values())
+
     def set_learning_rate(self, rate: float) -> None:
         """For both optimizers."""
         for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
@@ -124,7 +130,9 @@ def together(network: nn.Module, *images: Tensor) -> list[Tensor]:
     return [network(image) for image in images]
 
 
-def training_step(gan: CycleGAN, real_a: Tensor, real_b: Tensor, loss: LossSettings) -> dict[str, Tensor]:
+def training_step(
+    gan: CycleGAN, real_a: Tensor, real_b: Tensor, loss: LossSettings, microbatch: int | None = None
+) -> dict[str, Tensor]:
     """One Adam step of both generators, then one of both discriminators (Zhu 2017, section 4 and 7.1).
 
     Args:
@@ -132,14 +140,51 @@ def training_step(gan: CycleGAN, real_a: Tensor, real_b: Tensor, loss: LossSetti
         real_a: (batch, channel, *space) in [-1, 1], of domain A.
         real_b: likewise of domain B.
         loss: kind and weights.
+        microbatch: samples computed at once, their gradients added up; None takes the whole batch.
 
     Returns:
         Every loss by name, unweighted except the sum `generator`: float32 scalars on the device.
     """
-    losses: dict[str, Tensor] = {}
+    size = microbatch or len(real_a)
+    parts = list(zip(real_a.split(size), real_b.split(size), strict=True))
+    means: dict[str, Tensor] = {}
+    fakes: list[tuple[Tensor, Tensor]] = []
 
     # --- Generators: their images shall be taken for real, come back through the cycle, and leave B in B alone.
+    def generator_backward(part: int) -> None:
+        losses, fake_a, fake_b = generator_losses(gan, *parts[part], loss)
+        fakes.append((fake_a.detach(), fake_b.detach()))
+        backward(losses["generator"] / len(parts), gan.generator_scaler)
+        add_up(means, losses, 1 / len(parts))
+
     set_trainable(gan.discriminator_parameters, False)
+    gan.generator_optimizer.zero_grad(set_to_none=True)
+    add_gradients(generator_backward, range(len(parts)), gan.generator_parameters)
+    update(gan.generator_optimizer, gan.generator_scaler, gan.generator_parameters)
+
+    # --- Discriminators: real against the fakes made before that update, some of them from earlier steps.
+    def discriminator_backward(part: int) -> None:
+        (part_a, part_b), (fake_a, fake_b) = parts[part], fakes[part]
+        a, b = (part_a, gan.pool_a.query(fake_a)), (part_b, gan.pool_b.query(fake_b))
+        losses, total = discriminator_losses(gan, a, b, loss)
+        backward(total / len(parts), gan.discriminator_scaler)
+        add_up(means, losses, 1 / len(parts))
+
+    set_trainable(gan.discriminator_parameters, True)
+    gan.discriminator_optimizer.zero_grad(set_to_none=True)
+    add_gradients(discriminator_backward, range(len(parts)), gan.discriminator_parameters)
+    update(gan.discriminator_optimizer, gan.discriminator_scaler, gan.discriminator_parameters)
+
+    gan.step += 1
+    gan.update_average()
+    return means
+
+
+def generator_losses(
+    gan: CycleGAN, real_a: Tensor, real_b: Tensor, loss: LossSettings
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """The generators' losses by name (Zhu 2017, eq. 1 to 3 and section 5.2), and the images of A and of B they made."""
+    losses: dict[str, Tensor] = {}
     with autocast(gan.device, gan.precision):
         if loss.identity:
             fake_b, same_b = together(gan.a_to_b, real_a, real_b)
@@ -155,38 +200,63 @@ def training_step(gan: CycleGAN, real_a: Tensor, real_b: Tensor, loss: LossSetti
     if loss.identity:
         total = total + loss.cycle * loss.identity * (losses["identity_a"] + losses["identity_b"])
     losses["generator"] = total
-    minimize(total, gan.generator_optimizer, gan.generator_scaler, gan.generator_parameters)
+    return losses, fake_a, fake_b
 
-    # --- Discriminators: real against the fakes made before that update, some of them from earlier steps.
-    set_trainable(gan.discriminator_parameters, True)
+
+def discriminator_losses(
+    gan: CycleGAN, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor], loss: LossSettings
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The discriminators' losses by name, and their sum to minimize; `a` and `b` are (real, fake) of each domain."""
+    losses: dict[str, Tensor] = {}
     total = torch.zeros((), device=gan.device)
-    for name, network, real, fake in (
-        ("discriminator_a", gan.discriminator_a, real_a, gan.pool_a.query(fake_a)),
-        ("discriminator_b", gan.discriminator_b, real_b, gan.pool_b.query(fake_b)),
-    ):
+    for domain, network, (real, fake) in (("a", gan.discriminator_a, a), ("b", gan.discriminator_b, b)):
         with autocast(gan.device, gan.precision):
             logits_real, logits_fake = together(network, real, fake)
-            losses[name] = discriminator_loss(loss.adversarial, logits_real, logits_fake)
-        total = total + losses[name]
+            losses[f"discriminator_{domain}"] = discriminator_loss(loss.adversarial, logits_real, logits_fake)
+        total = total + losses[f"discriminator_{domain}"]
         if loss.adversarial == "wgan-gp":
-            losses[f"penalty_{name[-1]}"] = penalty = gradient_penalty(network, real, fake)
+            losses[f"penalty_{domain}"] = penalty = gradient_penalty(network, real, fake)
             total = total + loss.gradient_penalty * penalty
-    minimize(total, gan.discriminator_optimizer, gan.discriminator_scaler, gan.discriminator_parameters)
-
-    gan.step += 1
-    gan.update_average()
-    return {name: value.detach() for name, value in losses.items()}
+    return losses, total
 
 
-def minimize(
-    loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, parameters: list[nn.Parameter]
-) -> None:
-    """Backward, mean gradients over the processes, optimizer step (which the scaler skips on an fp16 overflow)."""
-    optimizer.zero_grad(set_to_none=True)
+def add_gradients(backward_of: Callable[[int], None], parts: range, parameters: list[nn.Parameter]) -> None:
+    """Sum the gradients of all parts, in pairs of pairs.
+
+    So two processes with half of the parts each, whose sums are then added, give the sum of one process to the last
+    bit. In another order it would differ in the last bit, which Adam's first steps, whose size hardly depends on the
+    gradient's, blow up to full steps.
+    """
+    if len(parts) == 1:
+        backward_of(parts[0])
+        return
+    half = len(parts) // 2
+    add_gradients(backward_of, parts[:half], parameters)
+    first = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    add_gradients(backward_of, parts[half:], parameters)
+    for parameter, gradient in zip(parameters, first, strict=True):
+        if parameter.grad is not None and gradient is not None:
+            parameter.grad += gradient
+
+
+def backward(loss: Tensor, scaler: torch.amp.GradScaler) -> None:
+    """Add the loss's gradients, scaled against fp16 underflow, to those there are."""
     scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+
+def update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, parameters: list[nn.Parameter]) -> None:
+    """Mean gradients over the processes, then the optimizer step (which the scaler skips on an fp16 overflow)."""
     average_gradients(parameters)
     scaler.step(optimizer)
     scaler.update()
+
+
+def add_up(sums: dict[str, Tensor], values: dict[str, Tensor], share: float) -> None:
+    """Add this share of each value to the sum of its name."""
+    for name, value in values.items():
+        sums[name] = sums.get(name, 0) + share * value.detach()
 
 
 def set_trainable(parameters: list[nn.Parameter], flag: bool) -> None:

@@ -195,7 +195,7 @@ def test_a_series_with_a_gap_comes_back_with_that_gap(
 ) -> None:
     whole = read_volume(cohort / "head3")
     (cohort / "head3" / "0005.dcm").unlink()
-    with pytest.raises(ScanError, match="1 missing slice.*--resample-gaps"):
+    with pytest.raises(ScanError, match=r"1 missing slice.*--resample-gaps"):
         translate_paths(translator(), cohort / "head3", tmp_path / "out")
     with pytest.warns(UserWarning, match=r"1 of 11 slices.*between 0004\.dcm and 0006\.dcm"):
         translate_paths(translator(), cohort / "head3", tmp_path / "out", resample_gaps=True)

@@ -367,5 +367,5 @@ def test_gaps_are_accepted_if_asked_and_the_key_says_so(tmp_path, counted):
     with pytest.warns(UserWarning, match="1 of 8 slices"):
         gapped = prepare_cohort([folder], MR, tmp_path / "cache", resample_gaps=True).scans[0]
     assert gapped.array.shape == whole.array.shape
-    with pytest.raises(ScanError, match="1 missing slice.*resample_gaps: true"):
+    with pytest.raises(ScanError, match=r"1 missing slice.*resample_gaps: true"):
         prepare_cohort([folder], MR, tmp_path / "cache")

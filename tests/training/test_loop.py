@@ -46,7 +46,7 @@ def make_scans(folder: Path, count: int = 3, size: int = 20) -> Path:
 
 
 def make_config(folder: Path, **train_settings: Any) -> Config:
-    network = {"filters": 4, "blocks": 1}
+    network = {"filters": 4, "blocks": 1, "contrast_floor": 0.02}
     settings = {"epochs": 1, "decay_epochs": 1, "samples_per_epoch": 4, "log_every": 2, "preview_every": 4}
     return parse_config(
         {

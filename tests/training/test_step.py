@@ -83,7 +83,7 @@ def test_twenty_steps_equal_the_plain_step(ndim: int, norm: str) -> None:
             assert float(ours[name]) == pytest.approx(value, rel=1e-5), name
     for network, reference in zip(nets, (plain.g_ab, plain.g_ba, plain.d_a, plain.d_b), strict=True):
         for one, two in zip(network.parameters(), reference.parameters(), strict=True):
-            torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5 if ndim == 2 else 3e-5)  # Adam enlarges rounding
+            torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5 if ndim == 2 else 1e-4)  # Adam enlarges rounding
 
 
 @pytest.mark.parametrize("kind", ["bce", "hinge", "wgan-gp"])
@@ -104,6 +104,18 @@ def test_the_generator_phase_leaves_the_discriminators_without_gradients() -> No
     a, b = samples(1)[0]
     training_step(gan, a, b, LossSettings())
     assert all(p.requires_grad and p.grad is not None for p in gan.discriminator_parameters)
+
+
+def test_microbatches_add_up_to_the_batch() -> None:
+    nets = networks()
+    whole, parts = CycleGAN(*copy.deepcopy(nets), pool=0), CycleGAN(*nets, pool=0)
+    a, b = samples(1, batch=3)[0]
+    one, two = training_step(whole, a, b, LossSettings()), training_step(parts, a, b, LossSettings(), microbatch=1)
+    for name, value in one.items():
+        assert float(two[name]) == pytest.approx(float(value), rel=1e-5), name
+    for p, q in zip(whole.generator_parameters, parts.generator_parameters, strict=True):
+        assert p.grad is not None
+        torch.testing.assert_close(q.grad, p.grad, rtol=1e-3, atol=1e-5)
 
 
 def test_identity_zero_computes_no_identity() -> None:

@@ -1,0 +1,284 @@
+"""Every command: what it does, what it prints, and how it ends. Most run in this process, for speed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medcycle import __version__
+from medcycle.config import load_config, shipped
+
+Run = Callable[..., Any]
+COMMANDS = ("train", "prepare", "inspect", "translate", "evaluate", "demo", "config")
+
+
+def process(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "medcycle", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=200)
+
+
+def test_help_and_version(medcycle: Run) -> None:
+    ran = medcycle("--help")
+    assert ran.code == 0
+    for command in COMMANDS:
+        assert re.search(rf"^ +{command} +[A-Z]", ran.out, re.MULTILINE), command
+        said = medcycle(command, "--help")
+        assert said.code == 0
+        assert f"medcycle {command}" in said.out
+    assert medcycle("--version").out == f"medcycle {__version__}\n"
+
+
+def test_help_is_quick() -> None:
+    # The processor's time, not the clock's: other programs run on the machine of the tests.
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert process("--help").returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 0.4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("trian",), "No such command 'trian'"),
+        (("train",), "Missing option '--config'"),
+        (("translate", "in", "out", "--model", "m", "--overlap", "2"), "Invalid value for '--overlap'"),
+        (("evaluate", "--prediction", "p", "--reference", "r", "--nonsense"), "No such option: --nonsense"),
+    ],
+)
+def test_wrong_use_is_exit_code_2(arguments: tuple[str, ...], says: str, medcycle: Run) -> None:
+    ran = medcycle(*arguments)
+    assert ran.code == 2
+    assert says in ran.err
+
+
+def test_an_error_in_a_process_of_its_own(tmp_path: Path) -> None:
+    ran = process("translate", "--model", "nowhere", "a.nii.gz", "b.nii.gz", cwd=tmp_path)
+    assert ran.returncode == 2
+    assert ran.stdout == ""
+    assert ran.stderr.startswith("medcycle: error: nowhere: missing; expected")
+    assert "Traceback" not in ran.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_that_cannot_be_looked_at(medcycle: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "x" * 5000
+    ran = medcycle("train", "--config", name)
+    assert ran.code == 2
+    assert ran.err == f"medcycle: error: {name}: File name too long\n"
+
+
+@pytest.mark.parametrize("where", ["medcycle.config.load_config", "medcycle.demo.run_demo"])
+def test_ctrl_c_says_that_all_is_well(where: str, medcycle: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    ran = medcycle("demo") if "demo" in where else medcycle("prepare", "--config", "quick")
+    assert ran.code == 130
+    assert "stopped. What was written before is complete" in ran.err
+
+
+# --- config -----------------------------------------------------------------------------------------------------------
+
+
+def test_config_list_and_copy(medcycle: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    listed = medcycle("config", "list").out.splitlines()
+    assert [line.split()[0] for line in listed] == list(shipped())
+    for line in listed:
+        name = line.split()[0]
+        assert f"medcycle train --config {name}" in line
+        assert medcycle("config", "copy", name).out == f"Wrote {name}\n"
+        assert (tmp_path / name).read_bytes() == shipped()[name].read_bytes()
+    again = medcycle("config", "copy", "quick.yaml")
+    assert again.code == 2
+    assert "quick.yaml: exists" in again.err
+    assert medcycle("config", "copy", "quick", "mine.yaml").code == 0
+
+
+def test_config_check_shows_every_default(medcycle: Run, tmp_path: Path) -> None:
+    ran = medcycle("config", "check", "mri2ct.yaml", "train.epochs=3")
+    assert ran.code == 0
+    (tmp_path / "c.yaml").write_text(ran.out)
+    assert load_config(tmp_path / "c.yaml") == load_config("mri2ct.yaml", ["train.epochs=3"])
+
+
+def test_config_check_shows_every_mistake(medcycle: Run, tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "domains:\n  a: {name: mr, path: data/mr, modality: mri}\n  b: {name: ct, modality: ct}\n"
+        "sample:\n  size: [256]\nlos: {}\n"
+    )
+    ran = medcycle("config", "check", file, "train.bach_size=4", "train.epochs")
+    assert ran.code == 2
+    assert ran.out == ""
+    for says in (
+        f"{file}:2  domains.a.modality: found 'mri'; allowed are 'mr', 'ct' or 'image'. Did you mean 'mr'?",
+        f"{file}:3  domains.b.path: is missing and has no default",
+        f"{file}:5  sample.size: needs two numbers (slices) or three (patches), found 1",
+        f"{file}:6  los: unknown key. Did you mean 'loss'?",
+        "override 'train.bach_size=4'  train.bach_size: unknown key. Did you mean 'batch_size'?",
+        "override 'train.epochs': expected section.key=value, such as train.epochs=20",
+    ):
+        assert says in ran.err
+
+
+# --- train and prepare ------------------------------------------------------------------------------------------------
+
+
+def test_train_takes_its_folder_from_the_configuration(
+    cohort: Path, medcycle: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(cohort)
+    plan = medcycle("train", "--config", "c.yaml", "--dry-run")
+    assert plan.code == 0
+    assert "2 scans to train, 0 held out; the first: 20 x 20 x 20 voxels of 2 x 2 x 2 mm, RAS, HU" in plan.out
+    assert "runs/c (nothing written)" in plan.out
+    assert sorted(path.name for path in cohort.iterdir()) == ["c.yaml", "ct", "mr"]
+
+    assert medcycle("prepare", "--config", "c.yaml").out == f"Prepared scans are in {cohort / 'cache'}\n"
+    prepared = {path: path.stat().st_mtime_ns for path in (cohort / "cache").glob("*.npy")}
+    assert len(prepared) == 4
+
+    ran = medcycle("train", "--config", "c.yaml", "train.samples_per_epoch=1")
+    assert ran.code == 0
+    assert ran.out == "Done: 1 steps. Models, previews and report.html are in runs/c\n"
+    assert {path: path.stat().st_mtime_ns for path in (cohort / "cache").glob("*.npy")} == prepared  # made once
+    assert (cohort / "runs" / "c" / "mr_to_ct.safetensors").is_file()
+
+    ran = medcycle("train", "--config", "c.yaml", "--resume", "train.samples_per_epoch=1", "train.epochs=2")
+    assert ran.code == 0
+    assert ran.out.startswith("Done: 2 steps.")
+
+
+def test_a_training_that_was_stopped_exits_with_130(
+    cohort: Path, medcycle: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medcycle.training.step import training_step
+
+    def interrupted(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return training_step(*arguments)
+
+    monkeypatch.setattr("medcycle.training.loop.training_step", interrupted)
+    ran = medcycle("train", "--config", cohort / "c.yaml", "--out", cohort / "run")
+    assert ran.code == 130
+    assert ran.out == ""
+    assert "Stopped after step 1 and saved. Go on with the same command and --resume." in ran.err
+    assert "medcycle: stopped" not in ran.err  # it has said all
+    monkeypatch.undo()
+    ran = medcycle("train", "--config", cohort / "c.yaml", "--out", cohort / "run", "--resume")
+    assert ran.out.startswith("Done: 2 steps.")
+
+
+# --- inspect ----------------------------------------------------------------------------------------------------------
+
+
+def test_inspect(cohort: Path, medcycle: Run) -> None:
+    ran = medcycle("inspect", cohort / "c.yaml", "--out", cohort / "audit.json")
+    assert ran.code == 0
+    assert "mr (mr): 2 scan(s)" in ran.out
+    assert "ct (ct): 2 scan(s)" in ran.out
+    assert "warning" not in ran.out
+    found = json.loads((cohort / "audit.json").read_text())
+    assert [scan["space"] for domain in found["domains"] for scan in domain["scans"]] == [[20, 20, 20]] * 4
+    shutil.copy(cohort / "mr" / "p0.nii.gz", cohort / "mr" / "again.nii.gz")
+    ran = medcycle("inspect", cohort / "mr", cohort / "ct" / "*.nii.gz")
+    assert ran.code == 0
+    assert "the same scan 2 times" in ran.out
+    assert f"{cohort / 'ct' / '*.nii.gz'}: 2 scan(s)" in " ".join(ran.out.split())
+    assert not (cohort / "cache").exists()
+
+
+# --- translate --------------------------------------------------------------------------------------------------------
+
+
+def test_translate_one_and_many(trained: Path, tmp_path: Path, medcycle: Run) -> None:
+    model = ("translate", "--model", trained / "run", "--device", "cpu")
+    source = trained / "mr" / "p0.nii.gz"
+    ran = medcycle(*model, source, tmp_path / "one.nii.gz")
+    assert (ran.code, ran.out) == (0, f"1 scan(s) written to {tmp_path / 'one.nii.gz'}\n")
+    made: Any = nib.load(tmp_path / "one.nii.gz")
+    np.testing.assert_allclose(made.affine, np.diag([2.0, 2, 2, 1]))
+    assert made.shape == (20, 20, 20)
+    assert made.get_data_dtype() == np.int16  # HU
+    assert made.dataobj[0, 0, 0] == -1000
+
+    ran = medcycle(*model, trained / "mr", tmp_path / "many", "--format", "mha", "--precision", "fp32")
+    assert ran.out == f"2 scan(s) written to {tmp_path / 'many'}\n"
+    assert sorted(path.name for path in (tmp_path / "many").iterdir()) == ["p0.mha", "p1.mha"]
+    again = medcycle(*model, trained / "mr", tmp_path / "many", "--format", "mha")
+    assert again.code == 2
+    assert "already there" in again.err
+    assert medcycle(*model, trained / "mr", tmp_path / "many", "--format", "mha", "--overwrite").code == 0
+
+    ran = medcycle(*model, source, f"{tmp_path}/series/", "--batch-size", 3)
+    assert ran.code == 0
+    assert len(list((tmp_path / "series").iterdir())) == 20
+
+    back = medcycle(*model, "--to", "mr", trained / "ct" / "p0.nii.gz", tmp_path / "back.nii.gz")
+    assert back.code == 0
+    restored: Any = nib.load(tmp_path / "back.nii.gz")
+    assert restored.get_data_dtype() == np.float32  # arbitrary units
+    bad = medcycle(*model, source, tmp_path / "x.nii.gz", "--device", "tpu")
+    assert bad.code == 2
+    assert "tpu" in bad.err
+
+
+# --- evaluate ---------------------------------------------------------------------------------------------------------
+
+
+def test_evaluate(trained: Path, tmp_path: Path, medcycle: Run, make_ball: Run, save_nifti: Run) -> None:
+    for index in range(2):
+        prediction, truth = tmp_path / "sct" / f"p{index}.nii.gz", trained / "ct" / f"p{index}.nii.gz"
+        array = np.asarray(nib.load(truth).dataobj) + 10 * (index + 1)  # type: ignore[attr-defined]
+        prediction.parent.mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(array.astype(np.int16), np.diag([2.0, 2, 2, 1])), prediction)
+        inside = make_ball(index, "ct").replace(array=(make_ball(index, "ct").array > -500).astype(np.float32))
+        save_nifti(inside, tmp_path / "mask" / f"p{index}.nii.gz")
+    both = ("evaluate", "--prediction", tmp_path / "sct", "--reference", trained / "ct")
+    ran = medcycle(*both, "--mask", tmp_path / "mask", "--input", trained / "mr", "--out", tmp_path / "e")
+    assert ran.code == 0, ran.err
+    assert "synthrad2023, 2 case(s)" in ran.out
+    assert re.search(r"mean ± sd +│ +15\.0 ± 7\.1", ran.out)
+    assert f"Report: {tmp_path / 'e' / 'report.html'}" in ran.out
+    found = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    assert found["metrics"] == "synthrad2023"
+    assert {case: figures["mae"] for case, figures in found["cases"].items()} == {"p0": 10, "p1": 20}
+    assert found["mean"]["mae"] == 15
+    assert sorted(path.name for path in (tmp_path / "e").iterdir()) == ["metrics.csv", "metrics.json", "report.html"]
+    ran = medcycle(*both, "--metrics", "basic")
+    assert ran.code == 0
+    assert "RMSE" in ran.out
+    ran = medcycle(*both)
+    assert "note: No masks were given: scored inside the body" in ran.out
+
+
+# --- demo -------------------------------------------------------------------------------------------------------------
+
+
+def test_demo_works_in_the_folder_it_is_given(medcycle: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import medcycle.demo as home
+
+    asked: list[Path] = []
+    monkeypatch.setattr(home, "run_demo", asked.append)
+    assert medcycle("demo").code == 0
+    assert medcycle("demo", "--out", tmp_path).code == 0
+    assert asked == [Path("demo"), tmp_path]
