@@ -23,7 +23,21 @@ from medcycle.evaluation import ct_baselines, evaluate
 from medcycle.inference import Translator, translate_paths
 from medcycle.io import find_scans
 
-OVERRIDES: list[str] = []
+# Why each: benchmarks/heads.md.
+OVERRIDES = [
+    "prepare.spacing=[3, 3, 3]",
+    "sample.size=[80, 80]",
+    "model.generator.filters=32",
+    "model.generator.blocks=4",
+    "train.batch_size=2",
+    "train.samples_per_epoch=200",
+    "train.epochs=25",
+    "train.decay_epochs=25",
+    "train.validation=0",
+    "train.ema=0.99",
+    "train.preview_every=500",
+    "train.checkpoint_every=500",
+]
 
 
 def run_training(scans: Path, run: Path, processes: int, overrides: list[str]) -> float:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from medcycle.errors import MedcycleError
+from medcycle.notices import show_warnings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,7 +28,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VAL
 
 def main() -> None:
     """Run the command line; a MedcycleError, or a file system's refusal, becomes its message and exit code 2."""
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    show_warnings()
     try:
         app()
     except MedcycleError as error:
@@ -173,12 +173,15 @@ def evaluate(
     source: Annotated[Path | None, typer.Option("--input", help="The inputs, for the report's pictures.")] = None,
     metrics: Annotated[str, typer.Option(help="synthrad2023, synthrad2025 or basic.")] = "synthrad2023",
     out: Annotated[Path | None, typer.Option(help="Folder for metrics.csv, metrics.json and report.html.")] = None,
+    resample_gaps: Annotated[
+        bool, typer.Option("--resample-gaps", help="DICOM: accept missing or uneven slices, interpolated.")
+    ] = False,
 ) -> None:
     """Score translated scans against the truth."""
     from medcycle.console import print_result
     from medcycle.evaluation import evaluate as score
 
-    result = score(prediction, reference, mask, metrics, out=out, inputs=source)
+    result = score(prediction, reference, mask, metrics, out=out, inputs=source, resample_gaps=resample_gaps)
     print_result(result)
     if out is not None:
         typer.echo(f"Report: {out / 'report.html'}")

@@ -171,9 +171,6 @@ class ResnetConfig(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     upsample: Literal["transposed", "resize"] = "transposed"
     """resize (nearest neighbour, then convolution) avoids the checkerboard of transposed convolutions."""
-    contrast_floor: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Samples whose standard deviation is near or below this (in [-1, 1]) lose their contrast instead of having their
-    noise blown up by the norm; 0.02 for scans, 0 is the original."""
 
 
 class UnetConfig(Section):
@@ -185,8 +182,6 @@ class UnetConfig(Section):
     """Number of halvings; the sample is padded to a multiple of 2**downs."""
     norm: Norm = "instance"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    contrast_floor: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """As in resnet."""
 
 
 class PatchganConfig(Section):

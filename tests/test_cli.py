@@ -16,10 +16,12 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 from medcycle import __version__
 from medcycle.config import load_config, shipped
+from medcycle.io import write_volume
 
 Run = Callable[..., Any]
 COMMANDS = ("train", "prepare", "inspect", "translate", "evaluate", "demo", "config")
@@ -269,6 +271,53 @@ def test_evaluate(trained: Path, tmp_path: Path, medcycle: Run, make_ball: Run, 
     assert "RMSE" in ran.out
     ran = medcycle(*both)
     assert "note: No masks were given: scored inside the body" in ran.out
+
+
+def test_a_translation_of_a_series_with_gaps_is_scored(
+    trained: Path, tmp_path: Path, medcycle: Run, make_ball: Run
+) -> None:
+    source, truth = write_volume(make_ball(0, "mr"), tmp_path / "mr"), write_volume(make_ball(0, "ct"), tmp_path / "ct")
+    (source / "0007.dcm").unlink()
+    out = tmp_path / "sct"
+    ran = medcycle("translate", "--model", trained / "run", "--resample-gaps", source, f"{out}/")
+    assert ran.code == 0, ran.err
+    both = ("evaluate", "--prediction", out, "--reference", truth)
+    refused = medcycle(*both)
+    assert refused.code == 2
+    assert "--resample-gaps" in refused.err
+    ran = medcycle(*both, "--resample-gaps")
+    assert ran.code == 0, ran.err
+    assert f"warning: {out}: 1 of 20 slices" in ran.err
+
+
+# --- warnings ---------------------------------------------------------------------------------------------------------
+
+
+def test_odd_headers_are_one_warning_a_kind(cohort: Path, trained: Path, medcycle: Run, make_ball: Run) -> None:
+    shutil.rmtree(cohort / "mr")
+    for index in range(2):
+        folder = write_volume(make_ball(index, "mr"), cohort / "mr" / f"head{index}")
+        for file in folder.iterdir():
+            data = pydicom.dcmread(file)
+            with pydicom.config.disable_value_validation():
+                data.PatientID = "Doe^Jane" + "x" * (70 + index)  # too long
+                data.SeriesInstanceUID = f"1.2.0{index + 1}.3"  # no leading zeros are allowed
+                data.save_as(file)
+    configs = ("--config", cohort / "c.yaml")
+    runs = [
+        medcycle("train", *configs, "--out", cohort / "run"),
+        medcycle("prepare", *configs, "prepare.workers=2", "prepare.percentiles=[1, 99]"),
+        medcycle("translate", "--model", trained / "run", cohort / "mr", cohort / "out", "--format", "dicom"),
+    ]
+    for ran in runs:
+        assert ran.code == 0, ran.err
+        lines = [line for line in ran.err.splitlines() if "warning" in line.lower()]
+        assert len(lines) == 2, lines  # one a kind, of 80 values
+        assert all(line.startswith("warning: DICOM: ") for line in lines), lines
+        assert any("Invalid value for VR UI: '...'" in line for line in lines), lines
+        assert any("maximum length of 64 allowed for VR LO" in line for line in lines), lines
+        assert "Jane" not in ran.err
+        assert "1.2.0" not in ran.err
 
 
 # --- demo -------------------------------------------------------------------------------------------------------------

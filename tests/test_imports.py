@@ -29,10 +29,11 @@ ARROWS: dict[str, set[str]] = {
     "evaluation": {"prepare", "io", "volume", "errors"},
     "config": {"errors"},
     "console": set(),
+    "notices": set(),
     "training": {"config", "console", "device", "model", "data", "prepare", "networks", "io", "volume", "errors"}
     | {"evaluation"},  # the report page, which both rooms write
     "demo": {"config", "console", "training", "inference", "evaluation", "data", "io"},
-    "cli": {"config", "console", "demo", "training", "inference", "evaluation", "io", "errors"},
+    "cli": {"config", "console", "notices", "demo", "training", "inference", "evaluation", "io", "errors"},
     "__main__": {"cli"},
     "__init__": set(),  # gives public names when they are asked for
 }

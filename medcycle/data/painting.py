@@ -119,6 +119,8 @@ def write_cohort(
     Raises:
         ScanError: fewer than one head in a part, or the folder cannot be written.
     """
+    from medcycle.io import write_volume
+
     if min(heads) < 1:
         raise ScanError(f"{folder}: a cohort of {heads} heads; expected at least one MR, one CT and one test head")
     root = Path(folder)
@@ -131,23 +133,13 @@ def write_cohort(
         if part == "test":
             mask = Volume(body_mask(labels)[None].astype(np.float32), mr.affine, unit="uint8")
             for kind, volume in (("mr", mr), ("ct", ct), ("mask", mask)):
-                _write(volume, root / "test" / kind / f"{name}.nii.gz")
-            _write(mr, root / "test" / "mr_dicom" / name)
+                write_volume(volume, root / "test" / kind / f"{name}.nii.gz")
+            write_volume(mr, root / "test" / "mr_dicom" / name)
         else:
-            _write(mr if part == "mr" else ct, root / "train" / part / (name if index % 2 else f"{name}.nii.gz"))
+            write_volume(mr if part == "mr" else ct, root / "train" / part / (name if index % 2 else f"{name}.nii.gz"))
         if progress is not None:
             progress(index + 1, len(parts), name)
     return root
-
-
-def _write(volume: Volume, path: Path) -> None:
-    from medcycle.io import write_volume
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ScanError(f"{path.parent}: cannot make this folder ({error.strerror}). Choose another one.") from error
-    write_volume(volume, path)
 
 
 def _paint(

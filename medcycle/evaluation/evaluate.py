@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ def evaluate(
     progress: Progress | None = None,
     *,
     baselines: Mapping[str, Callable[[Volume], Volume]] | None = None,
+    resample_gaps: bool = False,
 ) -> Result:
     """Score predictions against references of the same names and grids.
 
@@ -49,6 +51,8 @@ def evaluate(
         inputs: what was translated: shown in the report, and what `baselines` start from.
         progress: called with (cases done, cases, name) after each case.
         baselines: name -> function of the input scan, scored on the same cases (see `baselines.ct_baselines`).
+        resample_gaps: accept DICOM series with missing or uneven slices, interpolated (see
+            :func:`medcycle.io.read_volume`), as translating such a series leaves them.
 
     Raises:
         ConfigError: an unknown `metrics`; baselines without inputs.
@@ -66,7 +70,7 @@ def evaluate(
     units: set[str] = set()
     notes: dict[str, list[str]] = {}  # what is to be known -> cases
     for done, pair in enumerate(pairs, 1):
-        case = _read(pair, metrics)
+        case = _read(pair, metrics, resample_gaps)
         units.add(case.reference.unit)
         scored[pair.name] = _score(case, case.prediction, metrics)
         for name, baseline in (baselines or {}).items():
@@ -105,12 +109,13 @@ class _Case:
     notes: list[str]
 
 
-def _read(pair: Pair, metrics: str) -> _Case:
+def _read(pair: Pair, metrics: str, resample_gaps: bool) -> _Case:
     """The images of one case on one grid, and everything that forbids to compare them."""
     from medcycle.io import read_volume
 
+    read = partial(read_volume, resample_gaps=resample_gaps)
     unit = None if metrics == "basic" else "HU"
-    reference, prediction = read_volume(pair.reference, unit=unit), read_volume(pair.prediction, unit=unit)
+    reference, prediction = read(pair.reference, unit=unit), read(pair.prediction, unit=unit)
     for path, volume in ((pair.reference, reference), (pair.prediction, prediction)):
         if unit == "HU" and (volume.unit != "HU" or volume.channels != 1):
             raise ScanError(f"{path}: {metrics} scores one channel in HU, this is {volume.channels} in {volume.unit}")
@@ -127,9 +132,7 @@ def _read(pair: Pair, metrics: str) -> _Case:
     notes: list[str] = []
     array = on_grid_of(reference, prediction, str(pair.prediction))
     if pair.mask is not None:
-        inside: npt.NDArray[np.bool_] = np.any(
-            on_grid_of(reference, read_volume(pair.mask), str(pair.mask)) > 0, axis=0
-        )
+        inside: npt.NDArray[np.bool_] = np.any(on_grid_of(reference, read(pair.mask), str(pair.mask)) > 0, axis=0)
         if not inside.any():
             raise ScanError(f"{pair.mask}: the mask is empty, no voxel of it is above 0. Give another mask.")
     elif metrics == "basic":
@@ -139,7 +142,7 @@ def _read(pair: Pair, metrics: str) -> _Case:
         notes.append("No masks were given: scored inside the body found in each reference CT")
     source = None
     if pair.input is not None:
-        source = read_volume(pair.input)
+        source = read(pair.input)
         try:
             source = source.replace(array=on_grid_of(reference, source, str(pair.input)), affine=reference.affine)
         except ScanError:

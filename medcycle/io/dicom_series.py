@@ -138,7 +138,8 @@ def _choose(path: Path, headers: list[Header], wanted: str | None) -> list[Heade
     raise ScanError(
         "\n  ".join(
             [
-                f"{problem}. Choose one by its number, description or the end of its UID (--series, series=):",
+                f"{problem}. Choose one by its number, description or the end of its UID (--series, series=, or "
+                "domains.a.series, domains.b.series of a configuration):",
                 *sorted(listing)[:_LISTED],
                 *more,
             ]

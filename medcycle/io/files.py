@@ -72,6 +72,12 @@ def _move(source: Path, target: Path) -> None:
 
 def unwritable(path: Path, error: Exception) -> ScanError:
     """The error that says why `path` could not be written."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        in_the_way = next((place for place in (path, *path.parents) if place.is_file()), None)
+        if in_the_way is not None:
+            return ScanError(
+                f"{path}: cannot be written, because {in_the_way} is a file, not a folder. Choose another place."
+            )
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
     return ScanError(
         f"{path}: cannot be written ({reason}). Nothing was left there; check the permission and the free space, or "

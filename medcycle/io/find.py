@@ -7,7 +7,7 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from medcycle.errors import ScanError
@@ -85,11 +85,31 @@ def _natural(path: Path) -> list[list[tuple[int, int, str]]]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    found: list[Path] = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    return [scan for parent, names in _walk(folder, set()) for scan in _in_one_folder(parent, names)]
+
+
+def _walk(top: Path, seen: set[Path]) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder from `top` down that is not hidden, with its files' names.
+
+    Links are followed, after all else, and no folder comes twice: a link to a folder above itself is a loop.
+
+    Args:
+        top: where to begin.
+        seen: the real paths of the folders that have come already; added to.
+    """
+    links: list[Path] = []
+    for parent, folders, names in os.walk(top):
+        here = Path(parent)
+        real = here.resolve()
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += _in_one_folder(Path(parent), names)
-    return found
+        links += [here / name for name in folders if (here / name).is_symlink()]
+        yield here, names
+    for link in links:
+        yield from _walk(link, seen)
 
 
 def _in_one_folder(folder: Path, names: Iterable[str]) -> list[Path]:
@@ -116,8 +136,7 @@ def _is_dicom_by_name_or_content(file: Path) -> bool:
 
 def _in_pattern(pattern: str) -> list[Path]:
     found: list[Path] = []
-    for match in glob.glob(pattern, recursive=True):  # noqa: PTH207  a pattern may be absolute, which Path.glob refuses
-        path = Path(match)
+    for path in _matches(pattern):
         if path.is_dir():
             # A pattern that ends in ** matches every folder below, each with its own files.
             found += (
@@ -130,6 +149,21 @@ def _in_pattern(pattern: str) -> list[Path]:
         elif suffix_of(path):
             found.append(path)
     return found
+
+
+def _matches(pattern: str) -> list[Path]:
+    """What :func:`glob.glob` finds, but `**` goes through every real folder once, where glob runs round in loops."""
+    before, *after = re.split(
+        rf"(?:^|(?<=[/{re.escape(os.sep)}]))\*\*(?:[/{re.escape(os.sep)}]|$)", pattern, maxsplit=1
+    )
+    if not after:
+        return [Path(match) for match in glob.glob(pattern)]  # noqa: PTH207  Path.glob refuses absolute patterns
+    seen: set[Path] = set()
+    tops = _matches(before) if glob.has_magic(before) else [Path(before)]
+    folders = [folder for top in tops for folder, _ in _walk(top, seen)]
+    if not after[0]:
+        return folders
+    return [path for folder in folders for path in _matches(os.path.join(glob.escape(str(folder)), after[0]))]  # noqa: PTH118
 
 
 def _in_csv(table: Path) -> list[Path]:

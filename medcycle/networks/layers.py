@@ -93,7 +93,7 @@ class InstanceNorm(nn.Module):
 
     A constant image, or a single pixel, gives zero (but for rounding) with finite gradients. A nearly constant one
     comes out at full contrast as soon as its deviation is above sqrt(eps), and no larger eps would hold that down: a
-    chain of norms multiplies whatever each of them leaves. :func:`damp_noise` does, at the end of a generator.
+    chain of norms multiplies whatever each of them leaves.
     """
 
     def __init__(self, eps: float = EPS) -> None:
@@ -185,20 +185,6 @@ def pad_to_multiple(x: Tensor, multiple: int, minimum: int = 1) -> tuple[Tensor,
         widths = [w for b, m in zip(reversed(before), reversed(missing), strict=True) for w in (b, m - b)]
         x = F.pad(x, widths, mode="replicate")
     return x, crop
-
-
-def damp_noise(output: Tensor, image: Tensor, floor: float) -> Tensor:
-    """Draws the output for a nearly constant image to its own mean, so that noise in is not full contrast out.
-
-    With s the standard deviation of an image over its channels and space, its output keeps s^2 / (s^2 + floor^2) of
-    its deviation from each channel's mean: half where s is ``floor``, nearly all of an ordinary image (99.6 % at 0.3
-    with a floor of 0.02), nothing of a constant one. A floor of 0 leaves every output as it is.
-    """
-    if floor == 0:
-        return output
-    variance = image.float().flatten(1).var(1, correction=0).view(-1, *[1] * (image.ndim - 1))
-    mean = output.mean(tuple(range(2, output.ndim)), keepdim=True)
-    return mean + (output - mean) * (variance / (variance + floor**2))
 
 
 def check_sizes(**sizes: int) -> None:

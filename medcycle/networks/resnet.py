@@ -47,9 +47,6 @@ class ResnetGenerator(nn.Module):
         upsample: "transposed" convolutions, as the original, or "resize" (nearest-neighbour doubling + convolution),
             which cannot paint a checkerboard.
         checkpointing: compute inner values again in the backward pass: less memory for about 1.2 times the time.
-        contrast_floor: guard against painting noise into nearly constant images such as planes of air: the standard
-            deviation, in units of [-1, 1], at which an image's output keeps half its contrast (see
-            :func:`layers.damp_noise`). 0, the original, has no guard.
 
     Attributes:
         multiple: the input is padded to a multiple of this along each axis, and the output cropped back.
@@ -73,21 +70,15 @@ class ResnetGenerator(nn.Module):
         dropout: float = 0.0,
         upsample: str = "transposed",
         checkpointing: bool = False,
-        contrast_floor: float = 0.0,
     ) -> None:
         super().__init__()
         L.check_sizes(in_channels=in_channels, out_channels=out_channels, filters=filters)
         L.check_share(dropout=dropout)
-        if contrast_floor < 0:
-            raise ModelError(
-                f"contrast_floor {contrast_floor} is not possible; give 0 (no guard) or more, such as 0.02"
-            )
         if blocks < 0:
             raise ModelError(f"blocks {blocks} is not possible; give 0 or more (the original has 6 or 9)")
         if upsample not in UPSAMPLES:
             raise ModelError(f"upsample {upsample!r} is unknown; allowed are {', '.join(UPSAMPLES)}")
         self.ndim, self.in_channels, self.out_channels = ndim, in_channels, out_channels
-        self.contrast_floor = contrast_floor
         self.batch_independent = norm != "batch"
         self.checkpointing = checkpointing
         bias = L.needs_bias(norm)
@@ -121,10 +112,9 @@ class ResnetGenerator(nn.Module):
         """(batch, in_channels, *space) in [-1, 1] to float32 (batch, out_channels, *space) in [-1, 1]."""
         L.check_input(x, self.ndim, self.in_channels, "ResNet generator")
         # Two halvings must leave two pixels for the blocks' mirrored borders.
-        image = x
-        x, crop = L.pad_to_multiple(image, self.multiple, minimum=8)
+        x, crop = L.pad_to_multiple(x, self.multiple, minimum=8)
         x = L.run(self.head, x, self.checkpointing)
         for block in self.blocks:
             x = L.run(block, x, self.checkpointing)
         x = L.run(self.up, x, self.checkpointing)
-        return L.damp_noise(L.in_float32(self.tail, x)[crop], image, self.contrast_floor)
+        return L.in_float32(self.tail, x)[crop]

@@ -21,9 +21,6 @@ class UnetGenerator(nn.Module):
         norm: "instance", "batch", "group" or "none".
         dropout: probability in the decoder's levels between the fourth and the innermost; the original has 0.5 or 0.
         checkpointing: compute inner values again in the backward pass: less memory, more time.
-        contrast_floor: guard against painting noise into nearly constant images such as planes of air: the standard
-            deviation, in units of [-1, 1], at which an image's output keeps half its contrast (see
-            :func:`layers.damp_noise`). 0, the original, has no guard.
 
     Attributes:
         multiple: the input is padded to a multiple of this (2 ** downs) along each axis, and the output cropped back.
@@ -44,22 +41,16 @@ class UnetGenerator(nn.Module):
         norm: str = "instance",
         dropout: float = 0.0,
         checkpointing: bool = False,
-        contrast_floor: float = 0.0,
     ) -> None:
         super().__init__()
         L.check_sizes(in_channels=in_channels, out_channels=out_channels, filters=filters)
         L.check_share(dropout=dropout)
-        if contrast_floor < 0:
-            raise ModelError(
-                f"contrast_floor {contrast_floor} is not possible; give 0 (no guard) or more, such as 0.02"
-            )
         if not 2 <= downs <= 12:
             raise ModelError(
                 f"downs {downs} is not possible; give 2 to 12 (the original has 7 for 128 pixels, 8 for 256)"
             )
         self.ndim, self.in_channels, self.out_channels = ndim, in_channels, out_channels
         self.multiple = 2**downs
-        self.contrast_floor = contrast_floor
         self.batch_independent = norm != "batch"
         self.checkpointing = checkpointing
         bias = L.needs_bias(norm)
@@ -90,8 +81,7 @@ class UnetGenerator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, *space) in [-1, 1] to float32 (batch, out_channels, *space) in [-1, 1]."""
         L.check_input(x, self.ndim, self.in_channels, "U-Net generator")
-        image = x
-        x, crop = L.pad_to_multiple(image, self.multiple)
+        x, crop = L.pad_to_multiple(x, self.multiple)
         x = self.head(x)
         skips = [x]
         for encode in self.encoder:
@@ -102,4 +92,4 @@ class UnetGenerator(nn.Module):
         skips.pop()
         for decode in self.decoder:
             x = torch.cat([skips.pop(), L.run(decode, x, self.checkpointing)], dim=1)
-        return L.damp_noise(L.in_float32(self.tail, x)[crop], image, self.contrast_floor)
+        return L.in_float32(self.tail, x)[crop]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from medcycle.prepare.audit import Audit, DomainAudit, ScanAudit, audit, swap_warning
-from medcycle.prepare.cache import Cohort, PreparedScan, prepare_cohort
+from medcycle.prepare.cache import Cohort, CohortError, PreparedScan, prepare_cohort
 from medcycle.prepare.foreground import find_foreground
 from medcycle.prepare.preparation import Preparation
 from medcycle.prepare.state import Prepared, PreparedState
@@ -11,6 +11,7 @@ from medcycle.prepare.state import Prepared, PreparedState
 __all__ = [
     "Audit",
     "Cohort",
+    "CohortError",
     "DomainAudit",
     "Preparation",
     "Prepared",

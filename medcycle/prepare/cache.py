@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import signal
 import time
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -44,6 +46,7 @@ class PreparedScan:
     Attributes:
         path: the scan's file or folder.
         name: the scan's file name without endings.
+        key: of its entry in the cache; changes with the scan's content and with how it is prepared.
         array: float32 in [-1, 1], memory-mapped, shape (plane, channel, h, w): planes across the slicing axis first, so
             that one plane is contiguous on disk; h and w are the other two space axes in their order.
         foreground: float32 (plane,): share of each plane that is body.
@@ -56,6 +59,7 @@ class PreparedScan:
 
     path: Path
     name: str
+    key: str
     array: npt.NDArray[np.float32]
     foreground: npt.NDArray[np.float32]
     points: npt.NDArray[np.int64]
@@ -77,8 +81,31 @@ class Cohort:
     failures: list[tuple[Path, str]] = field(default_factory=list)
 
 
+class CohortError(ScanError):
+    """Scans of a cohort cannot be prepared; all others are, and stay cached."""
+
+
 class _CacheError(ScanError):
     """The cache folder itself cannot be written: there is no sense in trying the other scans."""
+
+
+@dataclass(frozen=True)
+class _How:
+    """How all scans of a cohort are read and prepared, and into which folder."""
+
+    preparation: Preparation
+    cache: Path
+    axis: int
+    series: str | None
+    resample_gaps: bool
+
+    def key(self, identity: str) -> str:
+        """Of the entry of a scan with that content."""
+        more = ["resample_gaps"] if self.resample_gaps else []
+        said = json.dumps(
+            [VERSION, identity, self.preparation.to_dict(), self.axis, self.series, *more], sort_keys=True
+        )
+        return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -87,11 +114,17 @@ class _Job:
 
     path: Path
     key: str
-    preparation: Preparation
-    cache: Path
-    axis: int
-    series: str | None
-    resample_gaps: bool
+    how: _How
+
+
+@dataclass(frozen=True)
+class _Warning:
+    """A warning that a worker hands back; what :func:`warnings.warn_explicit` takes."""
+
+    message: str
+    category: type[Warning]
+    filename: str
+    lineno: int
 
 
 def prepare_cohort(
@@ -123,63 +156,71 @@ def prepare_cohort(
         strict: raise if any scan fails; else list them in the cohort. All others are prepared in either case.
 
     Raises:
-        ScanError: if there is no scan, a scan fails (strict), every scan fails, or the cache cannot be written.
+        CohortError: if a scan fails (strict) or every scan does.
+        ScanError: if there is no scan, or the cache cannot be written.
     """
     paths = [Path(path) for path in paths]
     if not paths:
         raise ScanError("no scans to prepare: the list of paths is empty")
     _open_folder(cache)
-    identities = Identities(cache / "identities.json")
-    entries: dict[Path, str] = {}
-    failures: dict[Path, str] = {}
-    jobs: list[_Job] = []
-    planned: set[str] = set()
-    done = 0
-
-    def tell(path: Path) -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, len(set(paths)), path.name)
-
-    for path in dict.fromkeys(paths):
-        try:
-            key = _entry_key(identities.of(path), preparation, axis, series, resample_gaps)
-        except ScanError as error:
-            failures[path] = str(error)
-            tell(path)
-            continue
-        entries[path] = key
-        if key in planned:  # the same content twice: one entry serves both
-            tell(path)
-        elif _load(path, key, cache, axis) is not None:
-            planned.add(key)
-            tell(path)
-        else:
-            planned.add(key)
-            jobs.append(_Job(path, key, preparation, cache, axis, series, resample_gaps))
-    identities.save()
-
-    broken: dict[str, str] = {}
+    how = _How(preparation, cache, axis, series, resample_gaps)
+    tell = _counting(progress, len(set(paths)))
+    keys, jobs, failures = _look_up(paths, how, tell)
+    broken: dict[str, str] = {}  # key -> what is wrong
     with contextlib.closing(_run(jobs, workers)) as results:
         for job, message in results:
             if message is not None:
                 broken[job.key] = message
             tell(job.path)
-    scans = []
-    for path in paths:
-        if path in failures:
-            continue
-        if entries[path] in broken:
-            failures[path] = broken[entries[path]]
-            continue
-        scan = _load(path, entries[path], cache, axis)
-        if scan is None:
-            raise _CacheError(f"{cache}: an entry vanished while it was in use. Is another program clearing the cache?")
-        scans.append(scan)
+    failures |= {path: broken[key] for path, key in keys.items() if key in broken}
+    scans = [_found(path, keys[path], how) for path in paths if path not in failures]
     return _checked(
         Cohort(scans, [(path, failures[path]) for path in dict.fromkeys(paths) if path in failures]), strict
     )
+
+
+def _counting(progress: Progress | None, total: int) -> Callable[[Path], None]:
+    """To be called once for every scan that is done."""
+    count = itertools.count(1)
+
+    def tell(path: Path) -> None:
+        if progress is not None:
+            progress(next(count), total, path.name)
+
+    return tell
+
+
+def _look_up(
+    paths: Sequence[Path], how: _How, tell: Callable[[Path], None]
+) -> tuple[dict[Path, str], list[_Job], dict[Path, str]]:
+    """The key of each scan, what is still to be made, and why a scan has no key; tells of all that is done."""
+    identities = Identities(how.cache / "identities.json")
+    keys: dict[Path, str] = {}
+    known: set[str] = set()  # entries that are there or will be made
+    jobs: list[_Job] = []
+    failures: dict[Path, str] = {}
+    for path in dict.fromkeys(paths):
+        try:
+            key = how.key(identities.of(path))
+        except ScanError as error:
+            failures[path] = str(error)
+            tell(path)
+            continue
+        keys[path] = key
+        if key in known or _load(path, key, how) is not None:  # in known: the same content twice
+            tell(path)
+        else:
+            jobs.append(_Job(path, key, how))
+        known.add(key)
+    identities.save()
+    return keys, jobs, failures
+
+
+def _found(path: Path, key: str, how: _How) -> PreparedScan:
+    scan = _load(path, key, how)
+    if scan is None:
+        raise _CacheError(f"{how.cache}: an entry vanished while it was in use. Is another program clearing the cache?")
+    return scan
 
 
 def _checked(cohort: Cohort, strict: bool) -> Cohort:
@@ -188,7 +229,7 @@ def _checked(cohort: Cohort, strict: bool) -> Cohort:
         listed = [f"  {message}" for _, message in cohort.failures[:20]]
         if len(cohort.failures) > 20:
             listed.append(f"  ... and {len(cohort.failures) - 20} more")
-        raise ScanError(
+        raise CohortError(
             f"{len(cohort.failures)} of {total} scans cannot be prepared (the others are, and stay cached). Mend or "
             "remove:\n" + "\n".join(listed)
         )
@@ -207,9 +248,14 @@ def _run(jobs: Sequence[_Job], workers: int) -> Generator[tuple[_Job, str | None
     # spawn: a forked child of a process with torch's threads can hang
     pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn"), initializer=_start_worker)
     try:
-        running: dict[Future[str | None], _Job] = {pool.submit(_make, job): job for job in jobs}
+        running: dict[Future[tuple[str | None, list[_Warning]]], _Job] = {
+            pool.submit(_make_quietly, job): job for job in jobs
+        }
         for future in as_completed(running):
-            yield running[future], future.result()
+            message, said = future.result()
+            for one in said:
+                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+            yield running[future], message
     except BrokenProcessPool:
         raise ScanError(
             "a preparation process died. Either memory ran out: use fewer workers; or a script started several workers "
@@ -228,21 +274,31 @@ def _start_worker() -> None:
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
 
 
+def _make_quietly(job: _Job) -> tuple[str | None, list[_Warning]]:
+    """`_make` in a worker: its warnings are handed back, for the parent to show as it shows its own."""
+    with warnings.catch_warnings(record=True) as said:
+        message = _make(job)
+    return message, list(
+        dict.fromkeys(_Warning(str(one.message), one.category, one.filename, one.lineno) for one in said)
+    )
+
+
 def _make(job: _Job) -> str | None:
     """Prepare one scan into the cache; the message of what is wrong with it, or None."""
     from medcycle.io import read_volume
 
+    how = job.how
     try:
-        unit = "HU" if job.preparation.modality == "ct" else None
-        volume = read_volume(job.path, unit=unit, series=job.series, resample_gaps=job.resample_gaps)
-        prepared = job.preparation(volume)
-        warning = swap_warning(volume, job.preparation.modality)
+        unit = "HU" if how.preparation.modality == "ct" else None
+        volume = read_volume(job.path, unit=unit, series=how.series, resample_gaps=how.resample_gaps)
+        prepared = how.preparation(volume)
+        warning = swap_warning(volume, how.preparation.modality)
     except MemoryError:
         return f"{job.path}: not enough memory to prepare it. Use fewer workers or a coarser prepare.spacing."
     except MedcycleError as error:
         return str(error) if str(job.path) in str(error) else f"{job.path}: {error}"
-    planes = np.ascontiguousarray(np.moveaxis(prepared.array, 1 + job.axis, 0))
-    across = tuple(a for a in range(3) if a != job.axis)
+    planes = np.ascontiguousarray(np.moveaxis(prepared.array, 1 + how.axis, 0))
+    across = tuple(a for a in range(3) if a != how.axis)
     meta = {
         "version": VERSION,
         "shape": planes.shape,
@@ -252,10 +308,10 @@ def _make(job: _Job) -> str | None:
         "warning": warning,
     }
     try:
-        with staged(job.cache / f"{job.key}.npy") as file:
+        with staged(how.cache / f"{job.key}.npy") as file:
             np.save(file, planes)
             _flush(file)
-        with staged(job.cache / f"{job.key}.json") as file:
+        with staged(how.cache / f"{job.key}.json") as file:
             file.write_text(json.dumps(meta), encoding="utf-8")
             _flush(file)
     except ScanError as error:
@@ -269,12 +325,6 @@ def _random_points(foreground: npt.NDArray[np.bool_], key: str) -> npt.NDArray[n
     rng = np.random.default_rng(int(key[:16], 16))
     chosen = rng.choice(inside, min(POINTS, inside.size), replace=False) if inside.size else inside
     return np.stack(np.unravel_index(chosen, foreground.shape), axis=-1)
-
-
-def _entry_key(identity: str, preparation: Preparation, axis: int, series: str | None, resample_gaps: bool) -> str:
-    more = ["resample_gaps"] if resample_gaps else []
-    said = json.dumps([VERSION, identity, preparation.to_dict(), axis, series, *more], sort_keys=True)
-    return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -298,26 +348,27 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _load(path: Path, key: str, cache: Path, axis: int) -> PreparedScan | None:
+def _load(path: Path, key: str, how: _How) -> PreparedScan | None:
     """The entry under a key, or None where it is missing or damaged (it is then made again)."""
     from medcycle.io import scan_name
 
     _allow_open_files()
     try:
-        meta = json.loads((cache / f"{key}.json").read_bytes())
-        array = np.load(cache / f"{key}.npy", mmap_mode="r")  # raises if the file is shorter than its header says
+        meta = json.loads((how.cache / f"{key}.json").read_bytes())
+        array = np.load(how.cache / f"{key}.npy", mmap_mode="r")  # raises if the file is shorter than its header says
         if meta["version"] != VERSION or list(array.shape) != meta["shape"] or array.dtype != np.float32:
             return None
         state = PreparedState.from_dict(meta["state"])
         return PreparedScan(
             path=path,
             name=scan_name(path),
+            key=key,
             array=array,
             foreground=np.array(meta["foreground"], dtype=np.float32),
             points=np.array(meta["points"], dtype=np.int64).reshape(-1, 3),
             state=state,
             scale=state.scale,
-            axis=axis,
+            axis=how.axis,
             warning=meta["warning"],
         )
     except (OSError, ValueError, KeyError, TypeError, EOFError):

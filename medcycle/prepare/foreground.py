@@ -15,6 +15,7 @@ CLOSING_MM = 6.0  # bridges bone and air behind thin skin (sinuses, ear canals)
 MARGIN_MM = 2.0  # the outer edge of the skin, part air, is kept too
 DARK_SHARE = 0.2  # of the median brightness of MR tissue: what is darker is air or bone
 NOISE_SIGMA = 0.5  # blocks; smoothing of a noisy MR before its threshold
+RIM_MM = 8.0  # how deep the air may reach that the closing and the margin took in
 KEEP_SHARE = 0.05  # components smaller than this share of the largest are specks (noise, cables)
 
 
@@ -44,6 +45,24 @@ def find_foreground(array: Floats, affine: Affine, modality: str) -> Mask:
     for axis, factor in enumerate(factors):
         body = np.repeat(body, factor, axis=axis)
     return np.ascontiguousarray(body[tuple(slice(n) for n in values.shape)])
+
+
+def without_air_rim(mask: Mask, dark: Mask, affine: Affine) -> Mask:
+    """The body without the air that the closing and the margin took in: dark voxels that reach in from outside.
+
+    Bone is as dark, but the skin lies between it and the air; no more than the outermost RIM_MM are looked at, so that
+    nothing leaks in through nose and ears.
+
+    Args:
+        mask: (i, j, k), as :func:`find_foreground` gives it.
+        dark: (i, j, k): where the scan is as dark as air.
+        affine: voxel -> RAS+ mm.
+    """
+    from scipy import ndimage
+
+    rim = _grow(~mask, RIM_MM, np.linalg.norm(affine[:3, :3], axis=0))
+    outside: Mask = ndimage.binary_propagation(~mask, mask=~mask | (rim & dark))
+    return ~outside
 
 
 def _mr_tissue(values: Floats) -> Mask:

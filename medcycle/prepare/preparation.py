@@ -11,12 +11,13 @@ import numpy.typing as npt
 
 from medcycle.errors import ConfigError, ModelError, ScanError
 from medcycle.prepare import intensity, spatial
-from medcycle.prepare.foreground import find_foreground
+from medcycle.prepare.foreground import find_foreground, without_air_rim
 from medcycle.prepare.state import Prepared, PreparedState
 from medcycle.volume import Volume
 
 MODALITIES = ("ct", "mr", "image")
 AIR_HU = -1000.0
+DARK = -0.7  # in [-1, 1]: darker than any skin, in an MR
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,10 @@ class Preparation:
         if self.n4 and self.modality == "mr":
             array = intensity.correct_bias(array, mask, np.linalg.norm(affine[:3, :3], axis=0).tolist())
         low, high = self._limits(array, mask, volume.unit, where)
-        prepared = self._sign * intensity.normalize(array, low, high)
+        prepared = intensity.normalize(array, low, high)
+        if self._sign < 0:  # air round the skin would become as bright as bone
+            mask = without_air_rim(mask, prepared.max(axis=0) < DARK, affine)
+            prepared = -prepared
         if self.foreground:
             prepared[:, ~mask] = -1
         state = PreparedState(

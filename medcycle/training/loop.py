@@ -34,6 +34,7 @@ from medcycle.training.setup import (
     MakeNetwork,
     build_gan,
     check_batch,
+    check_sample,
     data_digest,
     generator_arguments,
     learning_rate,
@@ -94,6 +95,8 @@ def train(
             device = torch.device("cuda", process.local_rank)
         console = (console or Console(stderr=True)) if process.first else Console(quiet=True)
         check_batch(config, process.world)
+        if make_discriminator is None:
+            check_sample(config)
         saved = _open_run(run, config, resume, process)
 
         # --- Data: the first process prepares, the others then read its cache.

@@ -19,7 +19,7 @@ from medcycle.errors import ConfigError, ScanError, TrainingError
 from medcycle.io import find_scans, patient_of, read_volume
 from medcycle.networks import build_discriminator, build_generator
 from medcycle.networks.layers import initialize
-from medcycle.prepare import Preparation, PreparedScan, prepare_cohort
+from medcycle.prepare import CohortError, Preparation, PreparedScan, prepare_cohort
 from medcycle.prepare.audit import Audit, audit, swap_warning
 from medcycle.training.step import CycleGAN, LossSettings
 
@@ -100,26 +100,33 @@ def prepare_domains(config: Config, progress: Progress | None, warn: Callable[[s
     """Find, prepare (from the cache where it can) and split the scans of both domains.
 
     Raises:
-        ConfigError, ScanError: see `scans_of`, `prepare_cohort`; and scans of one domain that differ in channels.
+        ConfigError, ScanError: see `scans_of`, `prepare_cohort` (the bad scans of both domains at once); and scans of
+            one domain that differ in channels.
     """
     import os
 
     paths = {key: scans_of(getattr(config.domains, key), key) for key in ("a", "b")}
     held_out = split(paths, config)
     cohorts = {}
+    failures = []
     for key in ("a", "b"):
         domain: Domain = getattr(config.domains, key)
         how = preparation(config, domain)
-        prepared = prepare_cohort(
-            paths[key],
-            how,
-            Path(config.prepare.cache),
-            workers=config.prepare.workers or min(os.cpu_count() or 1, 1 + len(paths[key]) // 8),  # a process costs 5 s
-            axis=AXES[config.sample.axes] if len(config.sample.size) == 2 else 2,
-            series=domain.series,
-            resample_gaps=domain.resample_gaps,
-            progress=progress,
-        )
+        try:
+            prepared = prepare_cohort(
+                paths[key],
+                how,
+                Path(config.prepare.cache),
+                # a process costs 5 s
+                workers=config.prepare.workers or min(os.cpu_count() or 1, 1 + len(paths[key]) // 8),
+                axis=AXES[config.sample.axes] if len(config.sample.size) == 2 else 2,
+                series=domain.series,
+                resample_gaps=domain.resample_gaps,
+                progress=progress,
+            )
+        except CohortError as error:
+            failures.append(f"domains.{key} ({domain.name}): {error}")
+            continue
         odd = [scan for scan in prepared.scans if scan.warning]
         if odd:
             others = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
@@ -133,6 +140,8 @@ def prepare_domains(config: Config, progress: Progress | None, warn: Callable[[s
             [scan for scan in prepared.scans if Path(scan.path) not in held_out[key]],
             [scan for scan in prepared.scans if Path(scan.path) in held_out[key]],
         )
+    if failures:
+        raise ScanError("\n".join(failures))
     a, b = cohorts["a"].channels, cohorts["b"].channels
     if config.loss.identity and a != b:
         raise ConfigError(
@@ -228,12 +237,13 @@ def data_digest(cohorts: dict[str, Cohort]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for cohort in cohorts.values():
         for scans in (cohort.training, cohort.held_out):
-            digest.update(repr([Path(scan.array.filename).stem for scan in scans]).encode())  # the cache's keys
+            digest.update(repr([scan.key for scan in scans]).encode())
     return digest.hexdigest()
 
 
 def plan(config: Config) -> dict[str, str]:
     """What a training would do, found without preparing or writing anything (`--dry-run`)."""
+    check_sample(config)
     facts = {}
     paths = {key: scans_of(getattr(config.domains, key), key) for key in ("a", "b")}
     held_out = split(paths, config)
@@ -290,6 +300,24 @@ def audit_targets(targets: list[str]) -> Audit:
         axis = AXES[config.sample.axes] if len(config.sample.size) == 2 else 2
         return audit(domains, size=config.sample.size, axis=axis, reading=reading)
     return audit({target: (find_scans(target), None) for target in targets})
+
+
+def check_sample(config: Config) -> None:
+    """The samples must be large enough for the discriminator.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    settings = config.model.discriminator.model_dump()
+    with torch.device("meta"):
+        discriminator: Any = build_discriminator(**settings, channels=1, ndim=len(config.sample.size))
+    minimum = discriminator.minimum
+    if min(config.sample.size) < minimum:
+        raise ConfigError(
+            f"sample.size: {list(config.sample.size)} is too small for the discriminator: "
+            f"model.discriminator.layers={settings['layers']} needs at least {minimum} voxels along each axis. Take "
+            "larger samples, fewer layers, or model.discriminator.kind=pixel."
+        )
 
 
 def check_batch(config: Config, world: int) -> None:

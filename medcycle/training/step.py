@@ -243,7 +243,7 @@ def add_gradients(backward_of: Callable[[int], None], parts: range, parameters: 
 
 def backward(loss: Tensor, scaler: torch.amp.GradScaler) -> None:
     """Add the loss's gradients, scaled against fp16 underflow, to those there are."""
-    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    scaler.scale(loss).backward()
 
 
 def update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, parameters: list[nn.Parameter]) -> None:

@@ -126,5 +126,5 @@ def test_cohort_that_cannot_be_is_refused(tmp_path) -> None:
     with pytest.raises(ScanError, match=r"at least one MR"):
         write_cohort(tmp_path, heads=(0, 1, 1))
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(ScanError, match=r"file.*cannot make this folder"):
+    with pytest.raises(ScanError, match=r"file is a file, not a folder"):
         write_cohort(tmp_path / "file", heads=(1, 1, 1), shape=(8, 8, 8), spacing=25)

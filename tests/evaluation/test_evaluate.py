@@ -137,6 +137,23 @@ def test_a_dicom_prediction_meets_a_nifti_reference(cohort):
         assert as_dicom.cases[name] == pytest.approx(figures, rel=1e-6)
 
 
+def test_a_series_with_gaps_is_scored_if_asked(cohort):
+    from medcycle.io import read_volume
+
+    for kind in ("guess", "truth", "mask"):
+        scan = read_volume(cohort / kind / "head0.nii.gz", unit="HU" if kind != "mask" else "a.u.")
+        write_volume(scan, cohort / "dicom" / kind / "head0")
+    whole = evaluate(*(cohort / "dicom" / kind for kind in ("guess", "truth", "mask")))
+    for kind in ("guess", "truth", "mask"):
+        (cohort / "dicom" / kind / "head0" / "0001.dcm").with_name("0007.dcm").unlink()
+    with pytest.raises(ScanError, match=r"1 missing slice.*--resample-gaps"):
+        evaluate(*(cohort / "dicom" / kind for kind in ("guess", "truth", "mask")))
+    with pytest.warns(UserWarning, match="1 of 18 slices"):
+        gapped = evaluate(*(cohort / "dicom" / kind for kind in ("guess", "truth", "mask")), resample_gaps=True)
+    assert gapped.mean["mae"] == pytest.approx(whole.mean["mae"], rel=0.1)
+    assert gapped.mean["mae"] != whole.mean["mae"]
+
+
 def test_pictures_are_scored_with_their_own_range(tmp_path):
     rng = np.random.default_rng(1)
     truth = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)

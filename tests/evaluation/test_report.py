@@ -14,8 +14,9 @@ from PIL import Image
 
 from medcycle.errors import ScanError
 from medcycle.evaluation.pictures import case_planes, curve_png, error_limit, error_png, grey_png, grey_window
-from medcycle.evaluation.report import evaluation_page, write_text, write_training_report
+from medcycle.evaluation.report import evaluation_page, write_training_report
 from medcycle.evaluation.result import Result
+from medcycle.io.files import write_file
 from medcycle.volume import Volume
 
 EVIL = '<script>alert("x")</script>'
@@ -165,7 +166,7 @@ def test_a_curve_of_nothing_finite_is_still_a_picture():
 
 
 def test_a_name_that_is_no_unicode_can_be_written(tmp_path):
-    write_text(tmp_path / "a.json", '{"\udc80": 1}')
+    write_file(tmp_path / "a.json", '{"\udc80": 1}')
     assert json.loads((tmp_path / "a.json").read_text()) == {"\udc80": 1}
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,6 +84,34 @@ def test_patterns(tmp_path: Path, make_series: Callable[..., Path]) -> None:
     assert found("s[1].nii") == ["s[1].nii"]  # a file of that very name
     with pytest.raises(ScanError, match="matches this pattern"):
         found("q*/*.nii")
+
+
+@pytest.mark.parametrize("pattern", ["", "**", "**/*.nii", "s/**/*.nii", "../data/**/*.nii"])
+def test_links_that_run_in_a_circle(tmp_path: Path, pattern: str) -> None:
+    data = tmp_path / "data"
+    touch(data / "s/a.nii", data / "s/z/b.nii", tmp_path / "elsewhere/c.nii")
+    # Two loops: without a memory of the folders there would be 2^40 paths.
+    (data / "s" / "0up").symlink_to(data)
+    (data / "s" / "z" / "up").symlink_to("..")
+    (data / "s" / "0z").symlink_to("z")  # comes before z, whose own name is kept
+    (data / "s" / "far").symlink_to(tmp_path / "elsewhere")
+    found = [path.resolve().relative_to(tmp_path).as_posix() for path in find_scans(data / pattern)]
+    assert sorted(found) == ["data/s/a.nii", "data/s/z/b.nii", "elsewhere/c.nii"]
+    assert data / "s" / "z" / "b.nii" in [Path(os.path.normpath(path)) for path in find_scans(data / pattern)]
+
+
+def test_patterns_with_stars_in_several_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(
+        tmp_path / "p1/raw/x/T1.nii", tmp_path / "p2/raw/T1.nii", tmp_path / "p2/T1.nii", tmp_path / "p[3]/raw/T1.nii"
+    )
+    touch(tmp_path / ".p4/raw/T1.nii", tmp_path / "p5/araw/T1.nii")
+    monkeypatch.chdir(tmp_path)
+    for pattern in ("**/raw/**/*.nii", "*/raw/**/T?.nii", "./**/raw/**", "p*/**/raw/**/T1.nii"):
+        expected = sorted(path for path in glob.glob(pattern, recursive=True) if path.endswith(".nii"))  # noqa: PTH207
+        assert [Path(path) for path in expected] == sorted(find_scans(pattern))
+        assert len(expected) == 3
+        assert sorted(find_scans(str(tmp_path / pattern))) == [tmp_path / path for path in expected]
+    assert find_scans("p1**/**") == [Path("p1/raw/x/T1.nii")]  # ** within a name is *
 
 
 def test_csv(tmp_path: Path, make_series: Callable[..., Path]) -> None:

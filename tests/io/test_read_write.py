@@ -35,8 +35,10 @@ def test_makes_the_folders_above_and_nothing_else(tmp_path: Path, name: str) -> 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_place_to_write(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(ScanError, match=r"cannot be written"):
-        write_volume(volume_for(name), tmp_path / "file" / name)
+    for place in (tmp_path / "file" / name, tmp_path / "file" / "deep" / "er" / name):
+        with pytest.raises(ScanError) as caught:
+            write_volume(volume_for(name), place)
+        assert str(caught.value).startswith(f"{place}: cannot be written, because {tmp_path / 'file'} is a file, not")
     assert (tmp_path / "file").read_text() == "not a folder"
 
 

@@ -103,32 +103,6 @@ def test_a_constant_image_gives_finite_values_and_gradients(fill, precision):
     assert all(torch.isfinite(p.grad).all() for p in network.parameters())
 
 
-def test_contrast_floor_keeps_noise_from_full_contrast():
-    noise = images(1, 1, 32, 32)
-    plain, guarded = small(), small(contrast_floor=0.02)
-    with torch.no_grad():
-        for p in plain.parameters():
-            p.mul_(5)
-        guarded.load_state_dict(plain.state_dict())
-        air, head = noise * 0.002 - 1, noise
-        assert plain(air).std() > 0.2
-        assert guarded(air).std() < 0.01 * plain(air).std() + 1e-3
-        torch.testing.assert_close(guarded(air).mean(), plain(air).mean(), rtol=0, atol=1e-5)
-        torch.testing.assert_close(guarded(head), plain(head), rtol=0, atol=1e-3)
-        # Each image of a batch by its own contrast.
-        both = guarded(torch.cat([air, head]))
-        torch.testing.assert_close(both[1:], guarded(head), rtol=0, atol=1e-5)
-        assert both[0].std() < 0.02
-
-
-def test_contrast_floor_has_finite_gradients_on_a_constant_image():
-    x = torch.full((1, 1, 8, 8), -1.0, requires_grad=True)
-    y = small(contrast_floor=0.02)(x)
-    assert y.std() < 1e-6
-    y.square().sum().backward()
-    assert torch.isfinite(x.grad).all()
-
-
 def test_images_of_a_batch_do_not_touch_one_another():
     x = images(2, 1, 16, 16)
     for norm, independent in [("instance", True), ("group", True), ("none", True), ("batch", False)]:
@@ -182,7 +156,6 @@ def test_gradients_survive_a_second_derivative():
         ({"filters": 0}, "filters 0"),
         ({"blocks": -1}, "blocks -1"),
         ({"dropout": 1.0}, "dropout 1.0"),
-        ({"contrast_floor": -0.1}, "contrast_floor -0.1"),
     ],
 )
 def test_impossible_arguments(arguments, message):

@@ -143,7 +143,8 @@ def test_damaged_entries_are_made_again(scans, tmp_path, counted, damage):
     folder = tmp_path / "cache"
     before = prepare_cohort(scans, MR, folder).scans
     expected = np.array(before[0].array)
-    key = Path(before[0].array.filename).stem
+    key = before[0].key
+    assert Path(before[0].array.filename).name == f"{key}.npy"
     del before
     damage(folder, key)
     (folder / "identities.json").write_text("not json")
@@ -228,7 +229,7 @@ def test_the_same_content_twice_is_one_entry(scans, tmp_path, counted):
     cohort = prepare_cohort([scans[0], twin], MR, tmp_path / "cache")
     assert counted == [scans[0]]
     assert [scan.name for scan in cohort.scans] == ["scan0", "twin"]
-    assert cohort.scans[0].array.filename == cohort.scans[1].array.filename
+    assert cohort.scans[0].key == cohort.scans[1].key
 
 
 def test_two_processes_give_what_one_gives(scans, tmp_path):
@@ -242,9 +243,25 @@ def test_two_processes_give_what_one_gives(scans, tmp_path):
     assert [said[:2] for said in told] == [(i + 1, 4) for i in range(4)]
     assert [path for path, _ in parallel.failures] == [broken]
     for one, two in zip(serial.scans, parallel.scans, strict=True):
-        assert Path(one.array.filename).name == Path(two.array.filename).name
+        assert one.key == two.key
         np.testing.assert_array_equal(one.array, two.array)
         np.testing.assert_array_equal(one.points, two.points)
+
+
+def test_warnings_of_other_processes_are_shown_by_this_one(tmp_path, capfd):
+    from medcycle.io import read_volume, write_volume
+
+    folders = []
+    for i in range(2):
+        folder = write_volume(read_volume(write(tmp_path / f"{i}.nii", seed=i)), tmp_path / f"series{i}")
+        (folder / "0004.dcm").unlink()
+        folders.append(folder)
+    with pytest.warns(UserWarning, match="1 of 8 slices") as said:
+        cohort = prepare_cohort(folders, MR, tmp_path / "cache", workers=2, resample_gaps=True)
+    assert len(cohort.scans) == 2
+    gaps = sorted(str(one.message) for one in said if "1 of 8 slices" in str(one.message))
+    assert [text.split(":")[0] for text in gaps] == [str(folder) for folder in folders]
+    assert "slices" not in capfd.readouterr().err
 
 
 def test_a_dead_worker_is_explained(scans, tmp_path, monkeypatch):

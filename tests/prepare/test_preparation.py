@@ -243,9 +243,10 @@ def test_a_constant_scan_is_refused_by_name_but_a_constant_plane_is_air(modality
     for space in ((6, 6), (6, 6, 1)):
         prepared = Preparation(modality=modality, foreground=True)(Volume(np.full((1, *space), 7.0), np.eye(4), unit))
         assert (prepared.array == -1).all()
-        assert np.isfinite(
-            Preparation(modality=modality, foreground=True).restore(prepared.array, prepared.state, own_scale=True).array
-        ).all()
+        restored = Preparation(modality=modality, foreground=True).restore(
+            prepared.array, prepared.state, own_scale=True
+        )
+        assert np.isfinite(restored.array).all()
 
 
 def test_a_scan_without_a_body_is_refused():
@@ -310,3 +311,31 @@ def test_plain_values_survive_json():
     for key, value in vars(state).items():
         np.testing.assert_array_equal(getattr(again, key), value)
     assert again.ndim == 3
+
+
+def test_inverted_mr_makes_dark_bone_bright_leaves_air_and_comes_back() -> None:
+    grid = np.stack(np.meshgrid(*[np.arange(40) - 20] * 3, indexing="ij")).astype(float)
+    radius = np.linalg.norm(grid, axis=0) * 2  # mm
+    rng = np.random.default_rng(0)
+    array = np.where(radius < 34, 800 + 50 * rng.random(radius.shape), 5 * rng.random(radius.shape))
+    bone = (radius > 22) & (radius < 28)
+    array[bone] = 30
+    volume = Volume(array[np.newaxis], np.diag([2.0, 2.0, 2.0, 1.0]))
+    preparation = Preparation(modality="mr", foreground=True, invert=True)
+    prepared = preparation(volume)
+    assert prepared.array[0][bone].min() > 0.8
+    assert prepared.array[0][radius < 20].max() < 0
+    assert (prepared.array[0][radius > 36] == -1).all()  # the air in the mask's margin too, not bright as bone
+    assert prepared.foreground[radius < 33].all()
+    again = preparation.restore(prepared.array, prepared.state, foreground=prepared.foreground, own_scale=True)
+    inside = (radius < 33) & (array >= prepared.state.low) & (array <= prepared.state.high)
+    np.testing.assert_allclose(again.array[0][inside], array[inside], atol=0.01)
+    assert again.array[0][radius > 36].max() == prepared.state.low
+
+
+def test_inversion_leaves_the_other_modalities_alone_and_needs_the_body() -> None:
+    volume = Volume(np.random.default_rng(0).uniform(-900, 900, (1, 6, 7, 8)), np.eye(4), "HU")
+    plain, inverted = Preparation(foreground=True)(volume), Preparation(foreground=True, invert=True)(volume)
+    assert np.array_equal(plain.array, inverted.array)
+    with pytest.raises(ConfigError, match="invert needs foreground"):
+        Preparation(modality="mr", invert=True)

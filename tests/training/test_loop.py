@@ -24,7 +24,7 @@ from medcycle.io import read_volume, write_volume
 from medcycle.model import load_model
 from medcycle.training.checkpoint import checkpoints, read_checkpoint
 from medcycle.training.loop import train
-from medcycle.training.setup import audit_targets, learning_rate, plan, prepare_domains, split
+from medcycle.training.setup import audit_targets, data_digest, learning_rate, plan, prepare_domains, split
 
 QUIET = Console(quiet=True)
 
@@ -46,7 +46,7 @@ def make_scans(folder: Path, count: int = 3, size: int = 20) -> Path:
 
 
 def make_config(folder: Path, **train_settings: Any) -> Config:
-    network = {"filters": 4, "blocks": 1, "contrast_floor": 0.02}
+    network = {"filters": 4, "blocks": 1}
     settings = {"epochs": 1, "decay_epochs": 1, "samples_per_epoch": 4, "log_every": 2, "preview_every": 4}
     return parse_config(
         {
@@ -329,6 +329,11 @@ def test_swapped_domains_are_warned_of(scans: Path, tmp_path: Path, capsys: pyte
     [
         ({"domains": {"a": {"path": "nowhere"}}}, ConfigError, r"domains\.a\.path.*nowhere"),
         ({"sample": {"size": [64, 64]}}, ScanError, r"sample\.size"),
+        (
+            {"sample": {"size": [16, 12]}, "model": {"discriminator": {"layers": 3}}},
+            ConfigError,
+            r"sample\.size: \[16, 12\] is too small .* model\.discriminator\.layers=3 needs at least 24 voxels",
+        ),
         ({"train": {"validation": 0.99}}, None, ""),
         ({"train": {"device": "cuda:77"}}, ConfigError, "cuda:77"),
         ({"train": {"precision": "fp16"}}, ConfigError, "fp16"),
@@ -349,6 +354,54 @@ def test_what_cannot_be_trained_is_refused(
         return
     with pytest.raises(error, match=message):
         train(parse_config(values), tmp_path / "run", console=QUIET)
+
+
+def test_samples_below_what_the_discriminator_needs(scans: Path, tmp_path: Path) -> None:
+    def config(size: list[int], **discriminator: Any) -> Config:
+        values = make_config(scans, epochs=1, decay_epochs=0, samples_per_epoch=1).model_dump()
+        values["sample"]["size"], values["prepare"]["cache"] = size, str(tmp_path / "cache")
+        values["model"]["discriminator"] = discriminator
+        return parse_config(values)
+
+    three = {"kind": "patchgan", "filters": 4, "layers": 3}
+    for refusing in (plan, lambda small: train(small, tmp_path / "run", console=QUIET)):
+        with pytest.raises(ConfigError, match=r"sample\.size.*discriminator\.layers=3 needs at least 24 voxels"):
+            refusing(config([24, 23], **three))
+    assert list(tmp_path.iterdir()) == []  # nothing was prepared, no run begun
+    for fine in (config([24, 24], **three), config([6, 6], **three | {"layers": 1}), config([5, 5], kind="pixel")):
+        assert "discriminator" in plan(fine)
+    assert train(config([24, 24], **three), tmp_path / "run", console=QUIET).finished
+    own = train(
+        config([16, 16], **three),
+        tmp_path / "own",
+        make_discriminator=lambda channels: torch.nn.Conv2d(channels, 1, 3),
+        console=QUIET,
+    )
+    assert own.finished
+
+
+def test_bad_scans_of_both_domains_are_reported_together(tmp_path: Path) -> None:
+    folder = make_scans(tmp_path)
+    for name in ("mr", "ct"):
+        (folder / name / f"torn-{name}.nii.gz").write_bytes(b"nothing")
+    with pytest.raises(ScanError) as caught:
+        prepare_domains(make_config(folder), None, print)
+    lines = str(caught.value).splitlines()
+    assert [line.split(":")[0] for line in lines if not line.startswith(" ")] == ["domains.a (mr)", "domains.b (ct)"]
+    assert ["torn-mr" in line or "torn-ct" in line for line in lines] == [False, True, False, True]
+    assert len(list((folder / "cache").glob("*.npy"))) == 6  # the good ones of both are prepared
+    (folder / "mr" / "torn-mr.nii.gz").unlink()
+    with pytest.raises(ScanError, match=r"^domains\.b \(ct\): 1 of 4 scans"):
+        prepare_domains(make_config(folder), None, print)
+
+
+def test_the_digest_of_the_data_names_every_scan(tmp_path: Path) -> None:
+    folder = make_scans(tmp_path)
+    before = data_digest(prepare_domains(make_config(folder, validation=0.34), None, print))
+    assert data_digest(prepare_domains(make_config(folder, validation=0.34), None, print)) == before
+    assert data_digest(prepare_domains(make_config(folder, validation=0), None, print)) != before
+    (folder / "ct" / "p1.nii.gz").write_bytes((folder / "ct" / "p2.nii.gz").read_bytes())
+    assert data_digest(prepare_domains(make_config(folder, validation=0.34), None, print)) != before
 
 
 def test_the_split_holds_out_the_same_patients_in_both_domains(scans: Path) -> None:
