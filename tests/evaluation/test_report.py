@@ -172,13 +172,13 @@ def test_a_name_that_is_no_unicode_can_be_written(tmp_path):
 
 def test_a_failed_write_leaves_the_old_page_and_no_litter(tmp_path, monkeypatch):
     path = tmp_path / "report.html"
-    write_text(path, "old")
+    write_file(path, "old")
 
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.write_bytes", full_disk)
     with pytest.raises(ScanError, match="No space left"):
-        write_text(path, "new")
+        write_file(path, "new")
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
