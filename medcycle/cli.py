@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +29,8 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VAL
 
 def main() -> None:
     """Run the command line; a MedcycleError, or a file system's refusal, becomes its message and exit code 2."""
+    # Read when torch is imported: OpenMP threads that spin while they wait starve whatever else runs on the machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     show_warnings()
     try:
         app()

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import io
-import json
 import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
-import medcycle
 from medcycle.config import Config, dump_config
 from medcycle.console import scan_progress
-from medcycle.data import BatchLoader, UnpairedSampler
+from medcycle.data import BatchLoader
 from medcycle.device import resolve_device, resolve_precision
 from medcycle.errors import CheckpointError, TrainingError
 from medcycle.io.files import write_file
-from medcycle.model import DomainInfo, Model, save_model
-from medcycle.training.checkpoint import checkpoints, read_checkpoint, restore_checkpoint, save_checkpoint
-from medcycle.training.losses import l1
-from medcycle.training.preview import Plane, preview
-from medcycle.training.progress import Journal
+from medcycle.training.checkpoint import checkpoints, read_checkpoint, restore_checkpoint
+from medcycle.training.keeper import Keeper, check_finite
+from medcycle.training.progress import Journal, SilentJournal
 from medcycle.training.runtime import Processes, processes, share_parameters, stop_requests
 from medcycle.training.setup import (
     Cohort,
@@ -36,13 +30,12 @@ from medcycle.training.setup import (
     check_batch,
     check_sample,
     data_digest,
-    generator_arguments,
     learning_rate,
     loss_settings,
     prepare_domains,
     samplers,
 )
-from medcycle.training.step import CycleGAN, training_step
+from medcycle.training.step import training_step
 
 # Settings that may differ when a run is resumed: they change neither the data nor the networks.
 FREE = (
@@ -51,7 +44,6 @@ FREE = (
     *("train.epochs", "train.decay_epochs", "train.learning_rate"),
     *("train.log_every", "train.preview_every", "train.checkpoint_every"),
 )
-FIXED_SAMPLES = 4  # shown in previews and measured in validation
 
 
 @dataclass(frozen=True)
@@ -140,7 +132,7 @@ def train(
         )
 
         # --- Steps
-        keeper = _Keeper(run, config, gan, cohorts, digest, fixed_sampler, process, custom=make_generator is not None)
+        keeper = Keeper(run, config, gan, cohorts, digest, fixed_sampler, process, custom=make_generator is not None)
         losses, began = loss_settings(config), time.monotonic()
         microbatch = config.train.microbatch or (1 if device.type == "cpu" and gan.batch_independent else None)
         sums: dict[str, Tensor] = {}
@@ -154,7 +146,7 @@ def train(
             rank=process.rank,
             world=process.world,
         )
-        journal: Journal | Any = Journal(run, start, total, console) if process.first else _Silent()
+        journal: Journal | SilentJournal = Journal(run, start, total, console) if process.first else SilentJournal()
         with journal, loader, stop_requests() as asked_to_stop:
             while gan.step < total and not stopped:
                 epoch = gan.step // steps_per_epoch
@@ -168,7 +160,7 @@ def train(
                 keep = gan.step % config.train.checkpoint_every == 0 or gan.step == total
                 stopped = process.any(asked_to_stop(), device)
                 if row or keep or stopped or device.type == "cpu":  # reading a number from a GPU makes it wait
-                    _check_finite(sums, values, gan, real_a, real_b, run, process)
+                    check_finite(sums, values, gan, real_a, real_b, run, process)
                 if row or keep or stopped:
                     means = {name: float(process.mean(value / count)) for name, value in sums.items()}
                     sums, count = {}, 0
@@ -182,7 +174,7 @@ def train(
                     keeper.save()
             if start >= total:  # nothing was left to do but what a stop right after the last checkpoint left undone
                 keeper.export_both()
-            if process.first:
+            if isinstance(journal, Journal):
                 keeper.report(journal.history(), total)
         seconds = time.monotonic() - began
         if stopped and gan.step < total:
@@ -239,187 +231,3 @@ def prepare_with_progress(config: Config, console: Console) -> dict[str, Cohort]
             soft_wrap=True,
         )
     return cohorts
-
-
-class _Silent:
-    """Stands in for the journal in all processes but the first."""
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def tick(self, step: int) -> None:
-        pass
-
-    def record(self, step: int, values: dict[str, float]) -> None:
-        pass
-
-
-class _Keeper:
-    """Writes what a run keeps: checkpoints, exported models, previews, the report."""
-
-    def __init__(
-        self,
-        run: Path,
-        config: Config,
-        gan: CycleGAN,
-        cohorts: dict[str, Cohort],
-        digest: str,
-        fixed: UnpairedSampler,
-        process: Processes,
-        *,
-        custom: bool,
-    ) -> None:
-        self.run, self.config, self.gan, self.cohorts, self.digest = run, config, gan, cohorts, digest
-        self.process, self.custom = process, custom
-        self.fixed = [
-            tuple(torch.from_numpy(x).to(gan.device) for x in fixed.batch(n, 1)) for n in range(FIXED_SAMPLES)
-        ]
-
-    @torch.no_grad()
-    def cycle(self, n: int) -> dict[str, Tensor | None]:
-        """Everything the exported generators make of one fixed pair of samples."""
-        gan, (real_a, real_b) = self.gan, self.fixed[n]
-        a_to_b, b_to_a = gan.average_a_to_b.eval(), gan.average_b_to_a.eval()
-        fake_b, fake_a = a_to_b(real_a), b_to_a(real_b)
-        same = self.config.loss.identity > 0
-        pictures = {
-            "real_a": real_a, "fake_b": fake_b, "cycle_a": b_to_a(fake_b), "same_a": b_to_a(real_a) if same else None,
-            "real_b": real_b, "fake_a": fake_a, "cycle_b": a_to_b(fake_a), "same_b": a_to_b(real_b) if same else None,
-        }  # fmt: skip
-        for network in (gan.a_to_b, gan.b_to_a):
-            network.train()
-        return pictures
-
-    def validate(self) -> dict[str, float]:
-        """Cycle and identity loss on fixed samples of held-out patients (none held out: nothing)."""
-        if not self.process.first or not all(cohort.held_out for cohort in self.cohorts.values()):
-            return {}
-        found: dict[str, list[float]] = {}
-        for n in range(FIXED_SAMPLES):
-            images = self.cycle(n)
-            for domain in "ab":
-                for name, image in (("cycle", images[f"cycle_{domain}"]), ("identity", images[f"same_{domain}"])):
-                    if image is not None:
-                        real = images[f"real_{domain}"]
-                        found.setdefault(f"validation_{name}_{domain}", []).append(float(l1(image, real)))  # type: ignore[arg-type]
-        return {name: float(np.mean(values)) for name, values in found.items()}
-
-    def preview(self) -> None:
-        """Write previews/step-N.png."""
-        if self.process.first:
-            write_file(self.run / "previews" / f"step-{self.gan.step:08d}.png", self.picture())
-
-    def picture(self) -> bytes:
-        """The fixed samples through both directions, as a PNG."""
-        rows: list[tuple[str, list[Plane | None], bool]] = []
-        a, b = self.config.domains.a, self.config.domains.b
-        for n in range(2):
-            images = {k: None if v is None else v[0].float().cpu().numpy() for k, v in self.cycle(n).items()}
-            ras = self.config.prepare.orientation == "RAS"
-            upright_a, upright_b = ras and a.modality != "image", ras and b.modality != "image"
-            rows.append((a.name, [images[k] for k in ("real_a", "fake_b", "cycle_a", "same_a")], upright_a))
-            rows.append((b.name, [images[k] for k in ("real_b", "fake_a", "cycle_b", "same_b")], upright_b))
-        return preview(rows)
-
-    def save(self) -> None:
-        """Write a checkpoint, then export both generators."""
-        values = self.config.model_dump(mode="json")
-        save_checkpoint(self.run / "checkpoints", self.gan, values, self.digest, self.process)
-        self.export_both()
-
-    def export_both(self) -> None:
-        """Write both generators as model files."""
-        if self.process.first:
-            for source, target, network in (
-                ("a", "b", self.gan.average_a_to_b),
-                ("b", "a", self.gan.average_b_to_a),
-            ):
-                self.export(source, target, network)
-
-    def export(self, source: str, target: str, network: torch.nn.Module) -> None:
-        """Write RUN/SOURCE_to_TARGET.safetensors."""
-        first, second = self.cohorts[source], self.cohorts[target]
-        arguments = generator_arguments(self.config, first.channels, second.channels)
-        model = Model(
-            network=network,
-            arguments={"kind": "custom"} if self.custom else arguments,
-            source=DomainInfo(first.domain.name, first.preparation),
-            target=DomainInfo(second.domain.name, second.preparation),
-            sample={"axes": self.config.sample.axes, "size": list(self.config.sample.size)},
-            provenance={
-                "direction": f"{source}_to_{target}",
-                "steps": self.gan.step,
-                "scans": {c.domain.name: len(c.training) for c in (first, second)},
-                "data": self.digest,
-                "config": dump_config(self.config),
-            },
-        )
-        save_model(self.run / f"{first.domain.name}_to_{second.domain.name}.safetensors", model)
-
-    def report(self, curves: dict[str, tuple[list[int], list[float]]], total: int) -> None:
-        """Write report.html: pictures first, then curves and facts."""
-        from medcycle.evaluation.report import write_training_report
-
-        a, b = self.cohorts["a"], self.cohorts["b"]
-        write_training_report(
-            self.run / "report.html",
-            title=f"{a.domain.name} <-> {b.domain.name}",
-            pictures=[("Rows: one domain each; columns: real, translated, back again, identity", self.picture())],
-            curves=curves,
-            facts={
-                "Steps": f"{self.gan.step} of {total}",
-                "Scans": f"{len(a.training)} {a.domain.name}, {len(b.training)} {b.domain.name}; held out "
-                f"{len(a.held_out)} and {len(b.held_out)}",
-                "Generator": json.dumps(self.config.model.generator.model_dump()) if not self.custom else "custom",
-                "Loss": json.dumps(self.config.loss.model_dump()),
-                "Precision": self.gan.precision,
-                "medcycle": medcycle.__version__,
-            },
-        )
-
-
-def _check_finite(
-    sums: dict[str, Tensor],
-    values: dict[str, Tensor],
-    gan: CycleGAN,
-    real_a: Tensor,
-    real_b: Tensor,
-    run: Path,
-    process: Processes,
-) -> None:
-    """Stop, with a diagnosis, when a loss of this or an earlier step is NaN or infinite."""
-    finite = bool(torch.isfinite(torch.stack(list(sums.values()))).all())
-    if not process.any(not finite, gan.device):
-        return
-    folder = run / f"diagnosis-step-{gan.step:08d}-rank{process.rank}"
-    now = {name: float(value) for name, value in values.items()}
-    sick = [
-        f"{name}.{key}"
-        for name, network in gan.networks.items()
-        for key, tensor in network.state_dict().items()
-        if not torch.isfinite(tensor).all()
-    ]
-    samples = {"real_a": real_a.float().cpu().numpy(), "real_b": real_b.float().cpu().numpy()}
-    facts = {
-        "step": gan.step,
-        "losses": {name: value if np.isfinite(value) else str(value) for name, value in now.items()},
-        "precision": gan.precision,
-        "weights not finite": sick,
-        "samples": {
-            name: {"min": float(x.min()), "max": float(x.max()), "std": float(x.std())} for name, x in samples.items()
-        },
-    }
-    write_file(folder / "diagnosis.json", json.dumps(facts, indent=2))
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, real_a=samples["real_a"], real_b=samples["real_b"])
-    write_file(folder / "samples.npz", buffer.getvalue())
-    broken = [name for name, value in sums.items() if not torch.isfinite(value)]
-    raise TrainingError(
-        f"Step {gan.step}: not finite: {', '.join(broken) or 'a loss in another process'}. {folder} holds the losses, "
-        "the samples and which weights are broken; no checkpoint was written after it. The checkpoints before it are "
-        "sound: go on with --resume and train.precision=fp32 or a lower train.learning_rate, and look for odd scans "
-        "with `medcycle inspect`."
-    )

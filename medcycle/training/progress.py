@@ -141,3 +141,19 @@ def _unwritable(path: Path, error: OSError) -> TrainingError:
         f"{path}: cannot be written ({error.strerror or error}). Make room or mend the permissions; the checkpoints "
         "written before are intact: go on with --resume."
     )
+
+
+class SilentJournal:
+    """Stands in for the journal in all processes but the first."""
+
+    def __enter__(self) -> SilentJournal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def tick(self, step: int) -> None:
+        """Nothing."""
+
+    def record(self, step: int, values: dict[str, float]) -> None:
+        """Nothing."""

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
@@ -63,7 +64,8 @@ def processes(cuda: bool) -> Iterator[Processes]:
     local = int(os.environ["LOCAL_RANK"])
     if cuda:
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if cuda else "gloo")
+    # The others wait while the first prepares the scans, which may take hours the first time.
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(days=1))
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), local)
     finally:
