@@ -90,7 +90,8 @@ def main() -> None:
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
-    (run / "heads.json").write_text(json.dumps(facts | result.to_dict(), indent=2) + "\n", encoding="utf-8")
+    found = {key: value for key, value in result.to_dict().items() if key != "settings"}  # these are paths
+    (run / "heads.json").write_text(json.dumps(facts | found, indent=2) + "\n", encoding="utf-8")
     print(f"training took {facts['training_minutes']} min; {run / 'heads.json'}, {run / 'evaluation' / 'report.html'}")
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from medcycle.errors import MedcycleError
-from medcycle.notices import show_warnings
+from medcycle.notices import is_first_process, show_warnings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -80,20 +80,21 @@ def train(
 
     settings = load_config(config, overrides or [])
     folder = out or Path("runs") / Path(config).stem
+    first = is_first_process()  # of those that torchrun started: it speaks for all
     if dry_run:
         from medcycle.training.setup import plan
 
-        for name, fact in plan(settings).items():
-            typer.echo(f"{name + ':':<22} {fact}")
-        typer.echo(f"{'run folder:':<22} {folder} (nothing written)")
+        for name, fact in (plan(settings) | {"run folder": f"{folder} (nothing written)"}).items():
+            if first:
+                typer.echo(f"{name + ':':<22} {fact}")
         return
     from medcycle.training.loop import train as run_training
 
     outcome = run_training(settings, folder, resume=resume)
-    if outcome.finished:
-        typer.echo(f"Done: {outcome.step} steps. Models, previews and report.html are in {outcome.run}")
-    else:
+    if not outcome.finished:
         sys.exit(130)
+    if first:
+        typer.echo(f"Done: {outcome.step} steps. Models, previews and report.html are in {outcome.run}")
 
 
 @app.command()
@@ -111,14 +112,18 @@ def prepare(config: ConfigOption, overrides: Overrides = None) -> None:
 
 @app.command()
 def inspect(
-    target: Annotated[list[str], typer.Argument(help="A configuration, or files, folders or globs of scans.")],
+    target: Annotated[
+        list[str],
+        typer.Argument(help="A configuration and SECTION.KEY=VALUE overrides; or files, folders, globs of scans."),
+    ],
     out: Annotated[Path | None, typer.Option(help="Also write the audit as JSON.")] = None,
 ) -> None:
     """Audit scans before training: geometry, intensities, what would be refused, suspicions."""
-    from medcycle.console import print_audit
+    from medcycle.console import print_audit, scan_progress
     from medcycle.training.setup import audit_targets
 
-    found = audit_targets(target)
+    with scan_progress("inspecting") as progress:
+        found = audit_targets(target, progress)
     print_audit(found)
     if out is not None:
         import json
@@ -148,13 +153,13 @@ def translate(
     precision: Annotated[str, typer.Option(help="auto, bf16, fp16 or fp32.")] = "auto",
 ) -> None:
     """Translate scans; the output has the input's grid and is written by the output's name."""
-    from medcycle.console import scan_progress
+    from medcycle.console import scan_and_step_progress
     from medcycle.inference import Translator, translate_paths
 
     translator = Translator.load(
         model, to=to, device=device, batch_size=batch_size, overlap=overlap, precision=precision
     )
-    with scan_progress("translating") as progress:
+    with scan_and_step_progress("translating") as (progress, steps):
         written = translate_paths(
             translator,
             source,
@@ -164,6 +169,7 @@ def translate(
             series=series,
             resample_gaps=resample_gaps,
             progress=progress,
+            steps=steps,
         )
     typer.echo(f"{len(written)} scan(s) written to {out}")
 
@@ -181,10 +187,11 @@ def evaluate(
     ] = False,
 ) -> None:
     """Score translated scans against the truth."""
-    from medcycle.console import print_result
+    from medcycle.console import print_result, scan_progress
     from medcycle.evaluation import evaluate as score
 
-    result = score(prediction, reference, mask, metrics, out=out, inputs=source, resample_gaps=resample_gaps)
+    with scan_progress("evaluating") as progress:
+        result = score(prediction, reference, mask, metrics, out, source, progress, resample_gaps=resample_gaps)
     print_result(result)
     if out is not None:
         typer.echo(f"Report: {out / 'report.html'}")

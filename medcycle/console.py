@@ -22,14 +22,36 @@ SHOWN = 40  # scans of a domain listed one by one
 @contextmanager
 def scan_progress(what: str, console: Console | None = None) -> Iterator[Callable[[int, int, str], None]]:
     """A function to call with (scans done, scans in all, name), shown as a bar on a terminal."""
+    with _bars(console) as bars:
+        yield _scan_bar(bars, what)
+
+
+@contextmanager
+def scan_and_step_progress(
+    what: str, console: Console | None = None
+) -> Iterator[tuple[Callable[[int, int, str], None], Callable[[int, int], None]]]:
+    """The function of `scan_progress`, and one to call with (steps done, steps in all) within a scan: two bars."""
+    with _bars(console) as bars:
+        scans, task = _scan_bar(bars, what), bars.add_task("this scan", total=None)
+
+        def step(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
+
+        yield scans, step
+
+
+def _bars(console: Console | None) -> Progress:
     console = console or Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
+    return Progress(console=console, transient=True, disable=not console.is_terminal)
 
-        def show(done: int, total: int, name: str) -> None:
-            bar.update(task, completed=done, total=total, description=escape(f"{what}: {name}"))
 
-        yield show
+def _scan_bar(bars: Progress, what: str) -> Callable[[int, int, str], None]:
+    task = bars.add_task(what, total=None)
+
+    def show(done: int, total: int, name: str) -> None:
+        bars.update(task, completed=done, total=total, description=escape(f"{what}: {name}"))
+
+    return show
 
 
 def print_result(result: Result) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from rich.console import Console
@@ -38,8 +39,14 @@ def run_demo(out: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Pa
         write_cohort(out / "scans.part").rename(scans)  # an interrupted writing is begun again
 
     console.rule("2 of 4: training on unpaired scans (quick.yaml)")
-    paths = [f"domains.a.path={scans / 'train' / 'mr'}", f"domains.b.path={scans / 'train' / 'ct'}"]
-    config = load_config("quick.yaml", [*paths, f"prepare.cache={out / 'cache'}", *overrides])
+    folders = {
+        "domains.a.path": scans / "train" / "mr",
+        "domains.b.path": scans / "train" / "ct",
+        "prepare.cache": out / "cache",
+    }
+    # Quoted: values are read as YAML, and a folder may be called anything.
+    quoted = [f"{key}={json.dumps(str(folder))}" for key, folder in folders.items()]
+    config = load_config("quick.yaml", [*quoted, *overrides])
     run = out / "run"
     outcome = train(config, run, resume=bool(checkpoints(run / "checkpoints")), console=console)
     if not outcome.finished:

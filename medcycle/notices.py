@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import warnings
@@ -12,8 +13,16 @@ from typing import TextIO
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 
 
+def is_first_process() -> bool:
+    """Whether this is the only process, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def show_warnings() -> None:
-    """Print every warning as "warning: ..." from now on; pydicom's once a kind, without the values it quotes."""
+    """Print every warning as "warning: ..." from now on; pydicom's once a kind, without the values it quotes.
+
+    Of the processes that torchrun started, which all warn of the same, only the first prints.
+    """
     shown: set[str] = set()
 
     def show(
@@ -24,6 +33,8 @@ def show_warnings() -> None:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
+        if not is_first_process():
+            return
         text = str(message)
         if "pydicom" in Path(filename).parts:
             text = "DICOM: " + " ".join(_QUOTED.sub("'...'", text).split())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import subprocess
 import sys
 from contextlib import suppress
@@ -83,6 +85,10 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
         (GOOD.replace("name: ct", "name: ../ct"), "domains.b.name"),
         (GOOD + "prepare: {spacing: [1, 1]}", "needs three numbers in mm"),
         (GOOD + "prepare: {orientation: RRA}", "left-right"),
+        (GOOD + "prepare: {orientation: ASR}", "prepare.orientation ASR has another. Take RAS"),
+        (GOOD.replace("modality: ct", "modality: image") + "prepare: {invert: true}", "prepare.invert needs mr and ct"),
+        (GOOD.replace("path: data/mr", "path: 5"), "c.yaml:2  domains.a.path: input should be a valid string; found 5"),
+        ("domains: &all\n  a: *all\n", "is not usable YAML"),
         (GOOD + "prepare: {window: [100, 100]}", "low < high"),
         (GOOD + "sample: {size: [64]}", "two numbers (slices) or three (patches)"),
         (GOOD + "train: {epochs: 0, decay_epochs: 0}", "nothing would be trained"),
@@ -101,6 +107,38 @@ def test_overrides_are_read_as_yaml_and_win(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD + "train: {epochs: 3}\n")
     config = load_config(path, ["train.epochs=7", "sample.size=[64, 32, 16]", "prepare.spacing=null"])
     assert (config.train.epochs, config.sample.size, config.prepare.spacing) == (7, (64, 32, 16), None)
+
+
+def test_a_mistake_in_an_override_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD + "prepare:\n  spacing: [1, 1, 1]\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, ["prepare.spacing=[2, 2, x]"])
+    assert str(caught.value).startswith("override 'prepare.spacing=[2, 2, x]'  prepare.spacing.2: ")
+
+
+def test_a_copy_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.open
+
+    class Full(io.BytesIO):
+        def write(self, content: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def full(self: Path, mode: str = "r", *arguments: Any, **settings: Any) -> Any:
+        file = real(self, mode, *arguments, **settings)
+        if mode[0] != "x":
+            return file
+        file.close()
+        return Full()
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(ConfigError, match="cannot be written \\(No space left"):
+        copy_config("quick", tmp_path / "c.yaml")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_patches_may_have_their_axes_in_any_order(tmp_path: Path) -> None:
+    load_config(write(tmp_path, GOOD + "prepare: {orientation: ASR}\nsample: {size: [64, 64, 64]}"))
+    load_config(write(tmp_path, GOOD + "prepare: {orientation: LPI}"))
 
 
 def test_another_kind_drops_the_settings_of_the_first(tmp_path: Path) -> None:

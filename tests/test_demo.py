@@ -27,10 +27,10 @@ def small_cohort(folder: Path, **settings: object) -> Path:
 def test_the_whole_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(medcycle.demo, "write_cohort", small_cohort)
     monkeypatch.setenv("COLUMNS", "200")
-    (tmp_path / "demo" / "scans.part" / "train").mkdir(parents=True)  # of a demo that was interrupted
-    report = run_demo(tmp_path / "demo", FEW)
-    assert report == tmp_path / "demo" / "evaluation" / "report.html"
-    out = tmp_path / "demo"
+    (tmp_path / "[demo]: #1" / "scans.part" / "train").mkdir(parents=True)  # of a demo that was interrupted
+    report = run_demo(tmp_path / "[demo]: #1", FEW)
+    assert report == tmp_path / "[demo]: #1" / "evaluation" / "report.html"
+    out = tmp_path / "[demo]: #1"
     assert sorted(path.name for path in out.iterdir()) == ["cache", "evaluation", "run", "scans", "sct", "sct-dicom"]
     found = json.loads((out / "evaluation" / "metrics.json").read_text())
     assert list(found["cases"]) == ["head05"]

@@ -56,16 +56,16 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
+        origin: Origin = {}
+        problems = [f"{file}:{line}  {key}: stands twice; keep one" for key, line in _lines(node, (), origin)]
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{file}{line}  is not YAML: {getattr(error, 'problem', None) or error}") from None
-    except (ValueError, RecursionError) as error:  # a date that is none, endless nesting
+    except (ValueError, RecursionError) as error:  # a date that is none; endless nesting, or a section inside itself
         raise ConfigError(f"{file}  is not usable YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{file}  holds {type(values).__name__}; expected sections: {', '.join(Config.model_fields)}")
-    origin: Origin = {}
-    problems = [f"{file}:{line}  {key}: stands twice; keep one" for key, line in _lines(node, (), origin)]
     problems += _override(values, overrides, origin)
     config, mistakes = _validate(values, origin, str(file))
     if config is None or problems:
@@ -103,12 +103,17 @@ def copy_config(name: str, to: Path | None = None) -> Path:
     target = to or Path(source.name)
     if target.is_dir():
         target = target / source.name
+    content = source.read_bytes()
+    made = False
     try:
-        with target.open("x", encoding="utf-8") as file:
-            file.write(source.read_text(encoding="utf-8"))
+        with target.open("xb") as file:
+            made = True
+            file.write(content)
     except FileExistsError:
         raise ConfigError(f"{target}: exists; remove it or name another file") from None
     except OSError as error:
+        if made:  # nothing half-written
+            target.unlink(missing_ok=True)
         raise ConfigError(f"{target}: cannot be written ({error.strerror})") from None
     return target
 
@@ -162,6 +167,8 @@ def _override(values: dict[str, Any], overrides: list[str] | tuple[str, ...], or
             if keys[-1] == "kind" and section.get("kind", value) != value:
                 section.clear()  # another architecture: the file's settings of the first do not apply to it
             section[keys[-1]] = value
+            for below in [key for key in origin if key[: len(keys)] == keys]:  # the lines of what is replaced
+                del origin[below]
             origin[keys] = f" override {text!r}"
     return problems
 
@@ -202,6 +209,8 @@ def _describe(problem: dict[str, Any], origin: Origin, file: str) -> str:
 
 
 def _is_tag(location: tuple[str | int, ...], index: int) -> bool:
+    if index > 2 and location[0] == "domains" and location[index - 1] == "path":
+        return isinstance(location[index], str)  # "str" or "tuple[str, ...]"
     return (
         index > 1
         and location[index - 2] == "model"

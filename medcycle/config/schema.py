@@ -171,7 +171,7 @@ class UnetConfig(Section):
     kind: Literal["unet"] = "unet"
     filters: Count = 64
     downs: Annotated[int, Field(ge=2, le=10)] = 8
-    """Number of halvings; the sample is padded to a multiple of 2**downs."""
+    """Number of halvings; the sample is padded to a multiple of 2**downs, which must not exceed its longest axis."""
     norm: Norm = "instance"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
@@ -278,6 +278,15 @@ class Config(Section):
             problems.append("prepare.invert needs prepare.foreground: air around the body would become the brightest")
         if self.prepare.invert and any((augment.bias_field, augment.motion, augment.ghosting, augment.spike)):
             problems.append("sample.augment's bias_field, motion, ghosting and spike need prepare.invert: false")
+        if self.prepare.invert and "image" in (self.domains.a.modality, self.domains.b.modality):
+            problems.append(
+                "prepare.invert needs mr and ct: in pictures (modality image) nothing tells air from tissue"
+            )
+        if not self._axes_in_order():
+            problems.append(
+                "sample.axes takes the axes for left-right, front-back and up-down, in this order; prepare.orientation "
+                f"{self.prepare.orientation} has another. Take RAS, LPS or the like"
+            )
         if self.train.epochs + self.train.decay_epochs == 0:
             problems.append("train.epochs + train.decay_epochs is 0: nothing would be trained")
         if len(self.sample.size) == 2 and self.sample.axes == "sagittal" and self.sample.augment.flip:
@@ -286,6 +295,26 @@ class Config(Section):
             problems.append(
                 "loss.adversarial wgan-gp needs a discriminator without batch norm (Gulrajani 2017, sec. 4)"
             )
+        problems += self._padding()
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _padding(self) -> list[str]:
+        """A U-Net pads every sample to a multiple of 2**downs: refuse what would be mostly padding."""
+        generator, size = self.model.generator, self.sample.size
+        if not isinstance(generator, UnetConfig) or 2**generator.downs <= max(size):
+            return []
+        largest = max(size).bit_length() - 1
+        return [
+            f"model.generator.downs {generator.downs} pads samples to a multiple of {2**generator.downs} voxels, more "
+            f"than sample.size {list(size)} has; "
+            + (f"take downs of at most {largest}, or larger samples" if largest >= 2 else "take larger samples")
+        ]
+
+    def _axes_in_order(self) -> bool:
+        """Whether 2D samples are the planes that sample.axes names; 3D patches are no planes."""
+        codes = self.prepare.orientation
+        if len(self.sample.size) == 3 or codes is None:
+            return True
+        return all(code in pair for code, pair in zip(codes, ("RL", "AP", "SI"), strict=True))

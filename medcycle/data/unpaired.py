@@ -197,6 +197,7 @@ class _Domain:
     every: npt.NDArray[np.int64]  # (n, 2): scan and plane of all planes
     body: npt.NDArray[np.int64]  # (m, 2): of those with foreground
     extent: list[tuple[int, int]]  # first and last foreground plane of every scan
+    with_body: npt.NDArray[np.int64]  # the scans that have foreground
 
     @classmethod
     def of(cls, scans: Sequence[Scan], key: str) -> _Domain:
@@ -217,17 +218,17 @@ class _Domain:
                 f"domains.{key}: no plane of its {len(scans)} scans has more than {FOREGROUND_SHARE:.0%} foreground. "
                 "Look at them with `medcycle inspect`, or set prepare.foreground=false."
             )
-        return cls(scans, np.array(every), np.array(body), extent)
+        return cls(scans, np.array(every), np.array(body), extent, np.unique(np.array(body)[:, 0]))
 
     def draw(self, rng: np.random.Generator, foreground: float, ndim: int, near: _Place | None = None) -> _Place:
         """A random place; with `near`, at about that height and in the body only if that one is."""
         inside = bool(rng.random() < foreground) if near is None else near.body
         height = None if near is None else near.height + HEIGHT_JITTER * float(rng.standard_normal())
-        table = self.body if inside else self.every
         if ndim == 3:  # every scan alike, however many planes it has
-            scan = int(rng.choice(np.unique(table[:, 0])))
+            scan = int(rng.choice(self.with_body if inside else len(self.scans)))
             voxel = self._voxel(scan, rng, inside, height)
         else:
+            table = self.body if inside else self.every
             scan, plane = (int(n) for n in table[rng.integers(len(table))])
             voxel = (0, 0, plane if height is None else self._plane_at(scan, height, inside))
         first, last = self.extent[scan]

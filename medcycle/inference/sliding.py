@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from medcycle.device import autocast, resolve_device, resolve_precision
+from medcycle.device import autocast, is_out_of_memory, resolve_device, resolve_precision
 from medcycle.errors import ConfigError, ModelError
 
 Array = npt.NDArray[np.float32]
@@ -239,8 +239,7 @@ def _forward(network: nn.Module, inputs: Array, device: torch.device, precision:
         with torch.inference_mode(), autocast(device, precision):
             outputs = network(torch.from_numpy(inputs).to(device))
     except RuntimeError as error:
-        # The CPU's allocator raises a plain RuntimeError ("can't allocate memory").
-        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+        if is_out_of_memory(error):
             return None
         raise ModelError(f"the network failed on a batch of shape {inputs.shape}: {error}") from error
     channels = _out_channels(network, inputs[0])

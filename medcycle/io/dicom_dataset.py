@@ -90,13 +90,13 @@ def _version() -> str:
         return "unknown"
 
 
-def common_attributes(sources: list[Header], modality: str, folder: Path, description: str, derivation: str) -> Any:
+def common_attributes(sources: list[Header], modality: str, folder: Path, description: str) -> Any:
     """What every slice of the new series shares."""
     from pydicom.dataset import Dataset
     from pydicom.uid import generate_uid
 
     now = datetime.datetime.now()
-    description, derivation = (text.encode("ascii", "replace").decode() for text in (description, derivation))
+    description = description.encode("ascii", "replace").decode()
     data = Dataset()
     data.SpecificCharacterSet = "ISO_IR 192"
     for keyword in ("PatientBirthDate", "PatientSex", "ReferringPhysicianName", "AccessionNumber"):
@@ -123,7 +123,7 @@ def common_attributes(sources: list[Header], modality: str, folder: Path, descri
     data.SoftwareVersions = _version()
     data.ImageType = ["DERIVED", "SECONDARY", "AXIAL"] if modality == "CT" else ["DERIVED", "SECONDARY", "OTHER"]
     data.add_new(0x0008001C, "CS", "YES")  # Synthetic Data
-    data.DerivationDescription = (derivation or description or "Image written by medcycle") + f"; {NOTICE}"
+    data.DerivationDescription = (description or "Image written by medcycle") + f"; {NOTICE}"
     data.DerivationCodeSequence = [_code("SYNTH", "99MEDCYCLE", "Image synthesis by a neural network")]
     data.ContributingEquipmentSequence = [_equipment(now)]
     if sources:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medcycle.errors import ScanError
-from medcycle.io.dicom_dataset import CLASS, WRITER, Stored, add_pixel_module, common_attributes, instance
+from medcycle.io.dicom_dataset import WRITER, Stored, add_pixel_module, common_attributes, instance
 from medcycle.io.dicom_series import Header, is_dicom, read_header
 from medcycle.io.dicom_stack import planes_at
 from medcycle.io.files import staged
@@ -27,9 +27,7 @@ def write_dicom_series(
     folder: str | Path,
     *,
     like: Volume | None = None,
-    modality: str | None = None,
     description: str = "",
-    derivation: str = "",
 ) -> Path:
     """Write a scan as a DICOM series into a folder of its own; it appears whole or not at all.
 
@@ -40,9 +38,7 @@ def write_dicom_series(
             reference, and, where both grids are the same, takes the very positions and names its source images; planes
             that were interpolated into its gaps are left out.
             Otherwise a new study is made of a patient called medcycle^phantom, whose ID is the folder's name.
-        modality: "CT" or "MR" if not by the unit.
-        description: Series Description; the notice "NOT FOR CLINICAL USE" is added.
-        derivation: Derivation Description, how the values were made.
+        description: Series Description and Derivation Description; the notice "NOT FOR CLINICAL USE" is added.
 
     Returns:
         The folder. HU are kept to 0.5; "a.u." as whole numbers too if they span 1000 or more (as scanners store MR),
@@ -53,11 +49,11 @@ def write_dicom_series(
     """
     folder = Path(folder)
     array = volume.array[..., None] if volume.array.ndim == 3 else volume.array
-    modality = modality or _MODALITY.get(volume.unit)
-    if modality not in CLASS or _MODALITY.get(volume.unit) != modality or volume.channels != 1:
+    modality = _MODALITY.get(volume.unit)
+    if modality is None or volume.channels != 1:
         raise ScanError(
-            f"{folder}: {volume.channels} channels in {volume.unit} cannot be written as DICOM {modality or ''}; CT "
-            "takes one channel in HU, MR one in a.u. Pictures: write .png."
+            f"{folder}: {volume.channels} channels in {volume.unit} cannot be written as DICOM; CT takes one channel in "
+            "HU, MR one in a.u. Pictures: write .png."
         )
     _check_right_angles(volume, folder)
     _check_ours(folder)
@@ -73,7 +69,7 @@ def write_dicom_series(
         array, places = planes_at(array, places, acquired), acquired
         planes = [*sources] if len(sources) == len(places) else [None] * len(places)
     stored = _quantize(array[0], modality)
-    common = common_attributes(sources, modality, folder, description, derivation)
+    common = common_attributes(sources, modality, folder, description)
     add_pixel_module(common, volume, modality, sources)
     with staged(folder) as target:
         target.mkdir()

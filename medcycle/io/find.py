@@ -7,6 +7,7 @@ import glob
 import hashlib
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def _walk(top: Path, seen: set[Path]) -> Iterator[tuple[Path, list[str]]]:
         seen: the real paths of the folders that have come already; added to.
     """
     links: list[Path] = []
-    for parent, folders, names in os.walk(top):
+    for parent, folders, names in os.walk(top, onerror=_passed_over):
         here = Path(parent)
         real = here.resolve()
         if real in seen:
@@ -110,6 +111,14 @@ def _walk(top: Path, seen: set[Path]) -> Iterator[tuple[Path, list[str]]]:
         yield here, names
     for link in links:
         yield from _walk(link, seen)
+
+
+def _passed_over(error: OSError) -> None:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):  # a pattern's folder that is not there
+        return
+    warnings.warn(
+        f"{error.filename}: cannot be looked through ({error.strerror}); scans in there are left out", stacklevel=2
+    )
 
 
 def _in_one_folder(folder: Path, names: Iterable[str]) -> list[Path]:
@@ -177,7 +186,10 @@ def _in_csv(table: Path) -> list[Path]:
     if "path" not in columns:
         raise ScanError(f"{table}: no column 'path' (its first line names {columns}). Name the column of files 'path'.")
     rows.fieldnames = columns
-    found = [(rows.line_num, (row["path"] or "").strip()) for row in rows]
+    try:
+        found = [(rows.line_num, (row["path"] or "").strip()) for row in rows]
+    except csv.Error as error:
+        raise ScanError(f"{table}:{rows.line_num}: cannot be read as a CSV ({error})") from None
     scans = [(number, table.parent / name) for number, name in found if name]
     for number, scan in scans:
         if not scan.exists():

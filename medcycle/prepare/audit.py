@@ -118,6 +118,8 @@ def audit(
         reading: name -> how its scans are read: `series` and `resample_gaps` of :func:`medcycle.io.read_volume`.
         progress: called with (number done, number of scans, name of the last one).
     """
+    from medcycle.io import scan_name
+
     identities = Identities()
     total = sum(len(paths) for paths, _ in paths_by_domain.values())
     done = 0
@@ -128,7 +130,11 @@ def audit(
         scans: list[ScanAudit] = []
         odd: list[str] = []
         for path in map(Path, paths):
-            scan, warning = _look(path, preparation, (reading or {}).get(name, {}))
+            try:
+                scan, warning = _look(path, preparation, (reading or {}).get(name, {}))
+            except MemoryError:
+                refused = f"{path}: not enough memory to prepare it. Take a coarser prepare.spacing, or crop it."
+                scan, warning = ScanAudit(str(path), scan_name(path), refused), None
             if size is not None and scan.prepared is not None:
                 scan = _fit(scan, size, axis)
             scans.append(scan)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from medcycle.io.files import staged
 
 HEADERS = (".mhd", ".nhdr")  # text headers whose voxels are in another file
 DATA_FILE = re.compile(r"^(?:ElementDataFile\s*=|data ?file\s*:)\s*(\S.*?)\s*$", re.IGNORECASE | re.MULTILINE)
+
+NUMBERED = re.compile(r"(.*)%0?\d*d(\S*)\s+-?\d+\s+-?\d+\b")
+LONGEST_HEADER = 2**20  # bytes
 
 
 def scan_files(path: Path) -> list[Path]:
@@ -27,13 +31,28 @@ def scan_files(path: Path) -> list[Path]:
         if not path.exists():
             raise ScanError(f"{path}: no such file or folder")
         if path.suffix.lower() in HEADERS:
-            header = path.read_bytes()[:65536].decode("latin-1")
-            named = DATA_FILE.search(header)
-            if named and (path.parent / named[1]).is_file():
-                return [path, path.parent / named[1]]
+            with path.open("rb") as file:
+                header = file.read(LONGEST_HEADER).decode("latin-1")
+            return [path, *_data_files(path.parent, header)]
     except OSError as error:
         raise ScanError(f"{path}: cannot be read ({error.strerror or error})") from None
     return [path]
+
+
+def _data_files(folder: Path, header: str) -> list[Path]:
+    """The files a header names: one; a LIST, one a line; or numbered ones, as in ``slice%03d.raw 1 20 1``."""
+    named = DATA_FILE.search(header)
+    if named is None:
+        return []
+    if named[1].split()[0].upper() == "LIST":
+        found = [folder / line.strip() for line in header[named.end() :].splitlines() if line.strip()]
+    elif numbered := NUMBERED.match(named[1]):
+        below, start = os.path.split(numbered[1])
+        name = re.compile(rf"{re.escape(start)}\d+{re.escape(numbered[2])}")
+        found = sorted(file for file in (folder / below).iterdir() if name.fullmatch(file.name))
+    else:
+        found = [folder / named[1]]
+    return [file for file in found if file.is_file()]
 
 
 class Identities:

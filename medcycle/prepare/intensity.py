@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medcycle.errors import ScanError
+
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
@@ -57,33 +59,51 @@ def clipped_share(array: Floats, foreground: Mask, low: float, high: float) -> f
     return float(np.mean((values < low) | (values > high)))
 
 
-def correct_bias(array: Floats, foreground: Mask, spacing: Sequence[float]) -> Floats:
+def correct_bias(array: Floats, foreground: Mask, spacing: Sequence[float], where: str = "volume") -> Floats:
     """Divide each channel by its smooth bias field, found by N4 (Tustison et al., IEEE TMI 2010).
 
     The field is fitted to the foreground on a grid of about 4 mm, where it is as smooth as at full size, and applied
-    to all voxels. The correction is part of the prepared image: restoring does not put the field back.
+    to all voxels. The correction is part of the prepared image: restoring does not put the field back. A single plane
+    is corrected in 2D; where nothing is left to fit to, the array is returned as it is.
 
     Args:
         array: (channel, i, j, k).
         foreground: (i, j, k), where the field is fitted.
         spacing: mm along i, j, k.
+        where: what the scan is called in messages.
+
+    Raises:
+        ScanError: N4 cannot correct it.
     """
     import SimpleITK
 
     sitk: Any = SimpleITK  # ships no types
 
-    shrink = [max(1, min(round(4.0 / s), n // 4)) for s, n in zip(spacing, array.shape[1:], strict=True)]
-    mask = sitk.GetImageFromArray(foreground.astype(np.uint8).T)
-    mask.SetSpacing([float(s) for s in spacing])
+    axes = [axis for axis, n in enumerate(foreground.shape) if n > 1]  # N4 fails on an axis of one voxel
+    if len(axes) < 2:
+        return array
+    sizes, steps = [foreground.shape[a] for a in axes], [float(spacing[a]) for a in axes]
+    shrink = [max(1, min(round(4.0 / s), n // 4)) for s, n in zip(steps, sizes, strict=True)]
+    mask = sitk.GetImageFromArray(foreground.reshape(sizes).astype(np.uint8).T)
+    mask.SetSpacing(steps)
+    coarse = sitk.Shrink(mask, shrink)
+    if not sitk.GetArrayViewFromImage(coarse).any():
+        return array
     result = np.empty_like(array)
     for channel, values in enumerate(array):
         # N4 works on the logarithm: shift so that nothing is below a small positive value
         lowest = float(values.min())
-        image = sitk.GetImageFromArray(np.ascontiguousarray((values - lowest).T))
-        image.SetSpacing(mask.GetSpacing())
+        image = sitk.GetImageFromArray(np.ascontiguousarray((values - lowest).reshape(sizes).T))
+        image.SetSpacing(steps)
         n4 = sitk.N4BiasFieldCorrectionImageFilter()
         n4.SetMaximumNumberOfIterations([40, 40, 30])
-        n4.Execute(sitk.Shrink(image, shrink), sitk.Shrink(mask, shrink))
-        field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image)).T
+        try:
+            n4.Execute(sitk.Shrink(image, shrink), coarse)
+            field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image)).T.reshape(values.shape)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ScanError(
+                f"{where}: N4 cannot correct its bias field ({reason}). Remove the scan, or set prepare.n4: false."
+            ) from error
         result[channel] = (values - lowest) * np.exp(-field) + lowest
     return result

@@ -99,7 +99,7 @@ class Preparation:
         array, affine = self._to_grid(volume)
         mask = self._find_foreground(array, affine, where)
         if self.n4 and self.modality == "mr":
-            array = intensity.correct_bias(array, mask, np.linalg.norm(affine[:3, :3], axis=0).tolist())
+            array = intensity.correct_bias(array, mask, np.linalg.norm(affine[:3, :3], axis=0).tolist(), where)
         low, high = self._limits(array, mask, volume.unit, where)
         prepared = intensity.normalize(array, low, high)
         if self._sign < 0:  # air round the skin would become as bright as bone

@@ -58,6 +58,8 @@ def save_checkpoint(folder: Path, gan: CycleGAN, config: dict[str, Any], data: s
         for old in checkpoints(folder)[:-KEEP]:
             for file in (old, *folder.glob(f"{old.stem}.rank*.pt")):
                 file.unlink(missing_ok=True)
+        for left in folder.glob(".step-*.tmp"):  # of a session that was killed; all processes of this one have written
+            left.unlink(missing_ok=True)
     return path
 
 
@@ -110,6 +112,13 @@ def restore_checkpoint(path: Path, state: dict[str, Any], gan: CycleGAN, process
     except (RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: does not fit this configuration's networks: {_first_line(error)}") from None
     local: dict[str, Any] | None = state["local"]
+    world = state.get("world", process.world)
+    if process.first and world != process.world and gan.pool_a.size:
+        warnings.warn(
+            f"{path}: saved by {world} process(es), resumed with {process.world}: each has an image buffer of its own, "
+            "so it goes on, but not exactly as it would have without the interruption",
+            stacklevel=2,
+        )
     if not process.first:
         own = _of_rank(path, process.rank)
         # A run resumed with more processes than it had: the new ones start with empty buffers.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 import medcycle
-from medcycle.config import Config, dump_config
+from medcycle.config import Config
 from medcycle.data import UnpairedSampler
 from medcycle.errors import TrainingError
 from medcycle.io.files import write_file
@@ -23,6 +24,8 @@ from medcycle.training.runtime import Processes
 from medcycle.training.setup import Cohort, generator_arguments
 from medcycle.training.step import CycleGAN
 
+# Not told to whom a model is given: file names may name patients.
+PRIVATE: dict[str, Any] = {"domains": {"a": {"path", "patient", "series"}, "b": {"path", "patient", "series"}}, "prepare": {"cache"}}
 FIXED_SAMPLES = 4  # shown in previews and measured in validation
 
 
@@ -123,7 +126,7 @@ class Keeper:
                 "steps": self.gan.step,
                 "scans": {c.domain.name: len(c.training) for c in (first, second)},
                 "data": self.digest,
-                "config": dump_config(self.config),
+                "config": self.config.model_dump(mode="json", exclude=PRIVATE),
             },
         )
         save_model(self.run / f"{first.domain.name}_to_{second.domain.name}.safetensors", model)
@@ -158,19 +161,16 @@ def check_finite(
     real_b: Tensor,
     run: Path,
     process: Processes,
+    *,
+    weights: bool,
 ) -> None:
-    """Stop, with a diagnosis, when a loss of this or an earlier step is NaN or infinite."""
+    """Stop, with a diagnosis, when a loss since the last row, or (if asked) a weight, is NaN or infinite."""
     finite = bool(torch.isfinite(torch.stack(list(sums.values()))).all())
-    if not process.any(not finite, gan.device):
+    if not process.any(not finite or (weights and bool(_sick_weights(gan))), gan.device):
         return
     folder = run / f"diagnosis-step-{gan.step:08d}-rank{process.rank}"
     now = {name: float(value) for name, value in values.items()}
-    sick = [
-        f"{name}.{key}"
-        for name, network in gan.networks.items()
-        for key, tensor in network.state_dict().items()
-        if not torch.isfinite(tensor).all()
-    ]
+    sick = _sick_weights(gan)
     samples = {"real_a": real_a.float().cpu().numpy(), "real_b": real_b.float().cpu().numpy()}
     facts = {
         "step": gan.step,
@@ -185,10 +185,20 @@ def check_finite(
     buffer = io.BytesIO()
     np.savez_compressed(buffer, real_a=samples["real_a"], real_b=samples["real_b"])
     write_file(folder / "samples.npz", buffer.getvalue())
-    broken = [name for name, value in sums.items() if not torch.isfinite(value)]
+    broken = [name for name, value in sums.items() if not torch.isfinite(value)] or (["weights"] if sick else [])
     raise TrainingError(
         f"Step {gan.step}: not finite: {', '.join(broken) or 'a loss in another process'}. {folder} holds the losses, "
         "the samples and which weights are broken; no checkpoint was written after it. The checkpoints before it are "
         "sound: go on with --resume and train.precision=fp32 or a lower train.learning_rate, and look for odd scans "
         "with `medcycle inspect`."
     )
+
+
+def _sick_weights(gan: CycleGAN) -> list[str]:
+    """Names of the parameters and buffers that hold a NaN or an infinity."""
+    return [
+        f"{name}.{key}"
+        for name, network in gan.networks.items()
+        for key, tensor in network.state_dict().items()
+        if not torch.isfinite(tensor).all()
+    ]

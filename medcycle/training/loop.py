@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from torch import Tensor
 from medcycle.config import Config, dump_config
 from medcycle.console import scan_progress
 from medcycle.data import BatchLoader
-from medcycle.device import resolve_device, resolve_precision
+from medcycle.device import is_out_of_memory, resolve_device, resolve_precision
 from medcycle.errors import CheckpointError, TrainingError
 from medcycle.io.files import write_file
 from medcycle.training.checkpoint import checkpoints, read_checkpoint, restore_checkpoint
@@ -40,7 +42,7 @@ from medcycle.training.step import training_step
 # Settings that may differ when a run is resumed: they change neither the data nor the networks.
 FREE = (
     *("domains.a.path", "domains.b.path", "prepare.cache", "prepare.workers"),
-    *("train.device", "train.precision", "train.workers", "train.checkpointing"),
+    *("train.device", "train.precision", "train.workers", "train.checkpointing", "train.microbatch"),
     *("train.epochs", "train.decay_epochs", "train.learning_rate"),
     *("train.log_every", "train.preview_every", "train.checkpoint_every"),
 )
@@ -114,6 +116,8 @@ def train(
         share_parameters(gan.networks)
         if saved is not None:
             restore_checkpoint(saved[0], saved[1], gan, process)
+            if process.first:
+                _write_config(run, config)
             if saved[1]["data"] != digest:
                 warnings.warn(
                     f"{run}: the scans or their split have changed since this run was started; it goes on with the "
@@ -147,7 +151,7 @@ def train(
             world=process.world,
         )
         journal: Journal | SilentJournal = Journal(run, start, total, console) if process.first else SilentJournal()
-        with journal, loader, stop_requests() as asked_to_stop:
+        with journal, loader, stop_requests() as asked_to_stop, _memory_advice(config, run):
             while gan.step < total and not stopped:
                 epoch = gan.step // steps_per_epoch
                 gan.set_learning_rate(learning_rate(config, epoch))
@@ -160,7 +164,7 @@ def train(
                 keep = gan.step % config.train.checkpoint_every == 0 or gan.step == total
                 stopped = process.any(asked_to_stop(), device)
                 if row or keep or stopped or device.type == "cpu":  # reading a number from a GPU makes it wait
-                    check_finite(sums, values, gan, real_a, real_b, run, process)
+                    check_finite(sums, values, gan, real_a, real_b, run, process, weights=keep or stopped)
                 if row or keep or stopped:
                     means = {name: float(process.mean(value / count)) for name, value in sums.items()}
                     sums, count = {}, 0
@@ -191,9 +195,7 @@ def _open_run(run: Path, config: Config, resume: bool, process: Processes) -> tu
                     f"{run}: holds a run already. Go on with it (--resume), or name another folder (--out)."
                 )
             # Written first: finds out now, not after hours, whether the folder can be written.
-            write_file(
-                run / "config.yaml", "# Resolved configuration of this run, defaults included.\n" + dump_config(config)
-            )
+            _write_config(run, config)
         process.wait()
         return None
     path, state = read_checkpoint(run / "checkpoints")
@@ -206,6 +208,34 @@ def _open_run(run: Path, config: Config, resume: bool, process: Processes) -> tu
             "or start a new run:\n" + "\n".join(lines)
         )
     return path, state
+
+
+def _write_config(run: Path, config: Config) -> None:
+    write_file(run / "config.yaml", "# Resolved configuration of this run, defaults included.\n" + dump_config(config))
+
+
+@contextmanager
+def _memory_advice(config: Config, run: Path) -> Iterator[None]:
+    """Turn "out of memory" into the settings that need less of it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        saved = bool(checkpoints(run / "checkpoints"))
+        frugal = []
+        if config.train.microbatch != 1 and config.train.batch_size > 1:
+            frugal.append("train.microbatch=1")
+        if not config.train.checkpointing:
+            frugal.append("train.checkpointing=true")
+        advice = [
+            f"Set {' and '.join(frugal)}" + (": --resume then goes on from the last checkpoint." if saved else ".")
+        ] * bool(frugal)
+        advice.append(
+            f"{'Or begin' if frugal else 'Begin'} {'a new run' if saved else 'again'} with a smaller sample.size (now "
+            f"{list(config.sample.size)}) or fewer model.generator.filters (now {config.model.generator.filters})."
+        )
+        raise TrainingError(f"{run}: out of memory during training. {' '.join(advice)}") from error
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Journal:
         self.columns: list[str] = []
         self._trim(start)
         try:
-            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1 if start else None)
+            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
         except OSError as error:
             raise _unwritable(run / "tensorboard", error) from None
         self.bar = Progress(

@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from medcycle.errors import TrainingError
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -36,14 +38,16 @@ class Processes:
     def wait(self) -> None:
         """For the others."""
         if self.world > 1:
-            dist.barrier()
+            with others_alive():
+                dist.barrier()
 
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether the flag is up in any process."""
         if self.world == 1:
             return flag
         answer = torch.tensor(float(flag), device=device)
-        dist.all_reduce(answer, dist.ReduceOp.MAX)
+        with others_alive():
+            dist.all_reduce(answer, dist.ReduceOp.MAX)
         return bool(answer)
 
     def mean(self, value: Tensor) -> Tensor:
@@ -51,8 +55,22 @@ class Processes:
         if self.world == 1:
             return value
         answer = value.clone()
-        dist.all_reduce(answer)
+        with others_alive():
+            dist.all_reduce(answer)
         return answer / self.world
+
+
+@contextmanager
+def others_alive() -> Iterator[None]:
+    """Turns the failure to reach another process, which has told its own error, into a line instead of a traceback.
+
+    Raises:
+        TrainingError: another process has ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise TrainingError("another process of this run has stopped; its message tells why") from error
 
 
 @contextmanager
@@ -61,8 +79,19 @@ def processes(cuda: bool) -> Iterator[Processes]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes()
         return
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise TrainingError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']} asks for several processes, but {', '.join(missing)} are not set. "
+            "Start them with torchrun, or unset WORLD_SIZE."
+        )
     local = int(os.environ["LOCAL_RANK"])
     if cuda:
+        if local >= torch.cuda.device_count():
+            raise TrainingError(
+                f"process {local} of this machine has no GPU of its own: there are {torch.cuda.device_count()}; lower "
+                "torchrun's --nproc-per-node"
+            )
         torch.cuda.set_device(local)
     # The others wait while the first prepares the scans, which may take hours the first time.
     dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(days=1))
@@ -78,7 +107,8 @@ def average_gradients(parameters: list[nn.Parameter]) -> None:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
     flat = torch.cat([g.flatten() for g in gradients])
-    dist.all_reduce(flat)
+    with others_alive():
+        dist.all_reduce(flat)
     flat /= dist.get_world_size()
     for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from medcycle.config import Config, Domain, load_config, shipped
 from medcycle.data import AXES, UnpairedSampler
 from medcycle.data.augment import Augment
 from medcycle.errors import ConfigError, ScanError, TrainingError
-from medcycle.io import find_scans, patient_of, read_volume
+from medcycle.io import find_scans, patient_of, read_volume, scan_name
 from medcycle.networks import build_discriminator, build_generator
 from medcycle.networks.layers import initialize
 from medcycle.prepare import CohortError, Preparation, PreparedScan, prepare_cohort
@@ -73,9 +74,7 @@ def scans_of(domain: Domain, key: str) -> list[Path]:
 
 def split(paths: dict[str, list[Path]], config: Config) -> dict[str, set[Path]]:
     """The held-out scans of each domain: the same patients in both, never so many that a domain is left empty."""
-    patients = {
-        key: {path: patient_of(path, getattr(config.domains, key).patient) for path in paths[key]} for key in paths
-    }
+    patients = {key: _patients(found, getattr(config.domains, key).patient) for key, found in paths.items()}
     everyone = sorted({patient for found in patients.values() for patient in found.values()})
     random.Random(config.train.seed).shuffle(everyone)
     # A share of the smaller domain, so that a large domain does not empty a small one.
@@ -96,6 +95,15 @@ def split(paths: dict[str, list[Path]], config: Config) -> dict[str, set[Path]]:
     return answer
 
 
+def _patients(paths: list[Path], pattern: str | None) -> dict[Path, str]:
+    """The patient of every scan; where files of one name lie in many folders (p01/T1.nii.gz), the folder's name."""
+    patients = {path: patient_of(path, pattern) for path in paths}
+    names = {scan_name(path) for path in paths}
+    if pattern is None and len(names) < len(paths) and all(path.is_file() for path in paths):
+        return {path: path.parent.name for path in paths}
+    return patients
+
+
 def prepare_domains(config: Config, progress: Progress | None, warn: Callable[[str], None]) -> dict[str, Cohort]:
     """Find, prepare (from the cache where it can) and split the scans of both domains.
 
@@ -103,8 +111,6 @@ def prepare_domains(config: Config, progress: Progress | None, warn: Callable[[s
         ConfigError, ScanError: see `scans_of`, `prepare_cohort` (the bad scans of both domains at once); and scans of
             one domain that differ in channels.
     """
-    import os
-
     paths = {key: scans_of(getattr(config.domains, key), key) for key in ("a", "b")}
     held_out = split(paths, config)
     cohorts = {}
@@ -117,7 +123,7 @@ def prepare_domains(config: Config, progress: Progress | None, warn: Callable[[s
                 paths[key],
                 how,
                 Path(config.prepare.cache),
-                # a process costs 5 s
+                # Starting a process takes as long as preparing some scans.
                 workers=config.prepare.workers or min(os.cpu_count() or 1, 1 + len(paths[key]) // 8),
                 axis=AXES[config.sample.axes] if len(config.sample.size) == 2 else 2,
                 series=domain.series,
@@ -134,12 +140,9 @@ def prepare_domains(config: Config, progress: Progress | None, warn: Callable[[s
         channels = {int(scan.array.shape[1]) for scan in prepared.scans}
         if len(channels) > 1:
             raise ScanError(f"domains.{key}: scans with {sorted(channels)} channels; all must have the same number")
-        cohorts[key] = Cohort(
-            domain,
-            how.fitted(scan.scale for scan in prepared.scans),
-            [scan for scan in prepared.scans if Path(scan.path) not in held_out[key]],
-            [scan for scan in prepared.scans if Path(scan.path) in held_out[key]],
-        )
+        training = [scan for scan in prepared.scans if Path(scan.path) not in held_out[key]]
+        unseen = [scan for scan in prepared.scans if Path(scan.path) in held_out[key]]
+        cohorts[key] = Cohort(domain, how.fitted(scan.scale for scan in training), training, unseen)
     if failures:
         raise ScanError("\n".join(failures))
     a, b = cohorts["a"].channels, cohorts["b"].channels
@@ -243,6 +246,7 @@ def data_digest(cohorts: dict[str, Cohort]) -> str:
 
 def plan(config: Config) -> dict[str, str]:
     """What a training would do, found without preparing or writing anything (`--dry-run`)."""
+    check_batch(config, int(os.environ.get("WORLD_SIZE", "1")))
     check_sample(config)
     facts = {}
     paths = {key: scans_of(getattr(config.domains, key), key) for key in ("a", "b")}
@@ -285,10 +289,16 @@ def _read(path: Path, domain: Domain) -> Any:
     return read_volume(path, unit=unit, series=domain.series, resample_gaps=domain.resample_gaps)
 
 
-def audit_targets(targets: list[str]) -> Audit:
-    """The audit of a configuration's two domains, or of files, folders and globs of scans, one domain each."""
-    if len(targets) == 1 and (Path(targets[0]).suffix in (".yaml", ".yml") or targets[0] in shipped()):
-        config = load_config(targets[0])
+def audit_targets(targets: list[str], progress: Progress | None = None) -> Audit:
+    """The audit of a configuration's two domains, or of files, folders and globs of scans, one domain each.
+
+    Args:
+        targets: a configuration (a YAML file, or the name of a shipped one) and its overrides; or scans.
+        progress: called with (scans done, scans in all, name of the last one).
+    """
+    first = targets[0]
+    if Path(first).suffix in (".yaml", ".yml") or (f"{first}.yaml" in shipped() and not Path(first).exists()):
+        config = load_config(first, targets[1:])
         domains = {
             domain.name: (scans_of(domain, key), preparation(config, domain))
             for key, domain in (("a", config.domains.a), ("b", config.domains.b))
@@ -298,8 +308,8 @@ def audit_targets(targets: list[str]) -> Audit:
             for domain in (config.domains.a, config.domains.b)
         }
         axis = AXES[config.sample.axes] if len(config.sample.size) == 2 else 2
-        return audit(domains, size=config.sample.size, axis=axis, reading=reading)
-    return audit({target: (find_scans(target), None) for target in targets})
+        return audit(domains, size=config.sample.size, axis=axis, reading=reading, progress=progress)
+    return audit({target: (find_scans(target), None) for target in targets}, progress=progress)
 
 
 def check_sample(config: Config) -> None:

@@ -147,6 +147,7 @@ def training_step(
     """
     size = microbatch or len(real_a)
     parts = list(zip(real_a.split(size), real_b.split(size), strict=True))
+    shares = [len(part_a) / len(real_a) for part_a, _ in parts]
     means: dict[str, Tensor] = {}
     fakes: list[tuple[Tensor, Tensor]] = []
 
@@ -154,8 +155,8 @@ def training_step(
     def generator_backward(part: int) -> None:
         losses, fake_a, fake_b = generator_losses(gan, *parts[part], loss)
         fakes.append((fake_a.detach(), fake_b.detach()))
-        backward(losses["generator"] / len(parts), gan.generator_scaler)
-        add_up(means, losses, 1 / len(parts))
+        backward(losses["generator"] * shares[part], gan.generator_scaler)
+        add_up(means, losses, shares[part])
 
     set_trainable(gan.discriminator_parameters, False)
     gan.generator_optimizer.zero_grad(set_to_none=True)
@@ -167,8 +168,8 @@ def training_step(
         (part_a, part_b), (fake_a, fake_b) = parts[part], fakes[part]
         a, b = (part_a, gan.pool_a.query(fake_a)), (part_b, gan.pool_b.query(fake_b))
         losses, total = discriminator_losses(gan, a, b, loss)
-        backward(total / len(parts), gan.discriminator_scaler)
-        add_up(means, losses, 1 / len(parts))
+        backward(total * shares[part], gan.discriminator_scaler)
+        add_up(means, losses, shares[part])
 
     set_trainable(gan.discriminator_parameters, True)
     gan.discriminator_optimizer.zero_grad(set_to_none=True)

@@ -23,7 +23,7 @@ SLICES = ("sample.size=[24, 24]",)  # the smallest that three layers of a PatchG
 COARSE = ("prepare.spacing=[9, 9, 9]",)  # mm, as the phantoms are
 FEW_BLOCKS = ("model.generator.blocks=1",)
 SMALLER: dict[str, tuple[str, ...]] = {
-    "harmonize.yaml": (*SLICES, *COARSE),
+    "harmonize.yaml": (*SLICES, *COARSE, "model.generator.downs=4"),
     "horse2zebra.yaml": (*SLICES, *FEW_BLOCKS),
     "mri2ct-3d.yaml": ("sample.size=[16, 16, 16]", *COARSE, *FEW_BLOCKS),
     "mri2ct.yaml": (*SLICES, *COARSE, *FEW_BLOCKS),

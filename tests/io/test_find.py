@@ -127,9 +127,26 @@ def test_csv(tmp_path: Path, make_series: Callable[..., Path]) -> None:
         table.write_text(content)
         with pytest.raises(ScanError, match=reason):
             find_scans(table)
+    table.write_text(f"path\n{'x' * 200_000}\n")
+    with pytest.raises(ScanError, match=r"list\.csv:1: cannot be read as a CSV"):
+        find_scans(table)
     table.write_bytes(b"path\n\xff\xfe\n")
     with pytest.raises(ScanError, match="UTF-8"):
         find_scans(table)
+
+
+def test_a_folder_that_cannot_be_looked_through_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path / "p1/T1.nii", tmp_path / "p2/T1.nii")
+    real = os.scandir
+
+    def closed(path: str) -> object:  # root, as whom tests often run, may look everywhere
+        if Path(path).name == "p2":
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.warns(UserWarning, match=r"p2: cannot be looked through \(Permission denied\); scans in there"):
+        assert find_scans(tmp_path) == [tmp_path / "p1" / "T1.nii"]
 
 
 def test_nothing_found(tmp_path: Path) -> None:

@@ -22,9 +22,11 @@ from medcycle.config import Config, dump_config, load_config, parse_config
 from medcycle.errors import CheckpointError, ConfigError, MedcycleError, ScanError, TrainingError
 from medcycle.io import read_volume, write_volume
 from medcycle.model import load_model
-from medcycle.training.checkpoint import checkpoints, read_checkpoint
+from medcycle.training.checkpoint import checkpoints, read_checkpoint, restore_checkpoint
 from medcycle.training.loop import train
-from medcycle.training.setup import audit_targets, data_digest, learning_rate, plan, prepare_domains, split
+from medcycle.training.progress import Journal
+from medcycle.training.runtime import Processes
+from medcycle.training.setup import audit_targets, build_gan, data_digest, learning_rate, plan, prepare_domains, split
 
 QUIET = Console(quiet=True)
 
@@ -264,6 +266,39 @@ def test_a_checkpoint_never_runs_code(tmp_path: Path) -> None:
     assert not (tmp_path / "pwned").exists()
 
 
+def test_what_a_killed_session_left_is_cleared_away(scans: Path, tmp_path: Path) -> None:
+    half = tmp_path / "run" / "checkpoints" / ".step-00000004.pt.12345.tmp"
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"half")
+    train(make_config(scans, decay_epochs=0), tmp_path / "run", console=QUIET)
+    assert [path.name for path in half.parent.iterdir()] == ["step-00000004.pt"]
+
+
+def test_another_number_of_processes_is_warned_of(scans: Path, tmp_path: Path) -> None:
+    train(make_config(scans, decay_epochs=0), tmp_path / "run", console=QUIET)
+    path, state = read_checkpoint(tmp_path / "run" / "checkpoints")
+    for pool in (3, 0):
+        gan = build_gan(make_config(scans, pool=pool), (1, 1), torch.device("cpu"), "fp32")
+        restore_checkpoint(path, state, gan, Processes())
+        if pool:
+            with pytest.warns(UserWarning, match=r"saved by 2 process\(es\), resumed with 1"):
+                restore_checkpoint(path, state | {"world": 2}, gan, Processes())
+        else:  # nothing that the processes do not share
+            restore_checkpoint(path, state | {"world": 2}, gan, Processes())
+
+
+def test_events_of_a_session_that_was_killed_are_dropped(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start, steps in ((0, (2, 4)), (0, (2, 3, 5)), (3, (4,))):  # killed before a checkpoint, killed after one
+        with Journal(tmp_path, start, 10, QUIET) as journal:
+            for step in steps:
+                journal.record(step, {"generator": 1.0})
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("generator")] == [2, 3, 4]
+    assert journal.history()["generator"][0] == [2, 3, 4]
+
+
 def test_a_full_disk_keeps_the_checkpoint_before(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import medcycle.training.checkpoint as checkpoint
 
@@ -418,6 +453,72 @@ def test_the_split_holds_out_the_same_patients_in_both_domains(scans: Path) -> N
     assert len(names_a) == 2
     assert len(held["a"]) == 6
     assert {path.name[:2] for path in held["b"]} == names_a
+
+
+def test_one_file_name_in_many_folders_means_the_folder_is_the_patient(scans: Path, tmp_path: Path) -> None:
+    values = make_config(scans).model_dump()
+    values["train"]["validation"] = 0.5
+    paths: dict[str, list[Path]] = {}
+    for domain, name in (("a", "T1.nii.gz"), ("b", "FLAIR.nii.gz")):
+        paths[domain] = [tmp_path / f"p{n}" / name for n in range(4)]
+        for path in paths[domain]:
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+    held = split(paths, parse_config(values))
+    assert len(held["a"]) == 2
+    assert {path.parent for path in held["a"]} == {path.parent for path in held["b"]}
+
+
+def test_weights_that_are_not_finite_are_never_saved(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import medcycle.training.loop as loop
+
+    real_step = loop.training_step
+
+    def poisoned(gan: Any, *arguments: Any) -> Any:
+        values = real_step(gan, *arguments)
+        if gan.step == 8:  # the losses of this step are finite, the weights after it are not
+            gan.generator_parameters[0].data.fill_(float("inf"))
+        return values
+
+    monkeypatch.setattr(loop, "training_step", poisoned)
+    with pytest.raises(TrainingError, match="Step 8: not finite: weights"):
+        train(make_config(scans), tmp_path / "run", console=QUIET)
+    assert [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")] == ["step-00000004.pt"]
+
+
+def test_a_model_tells_nothing_of_files(scans: Path, tmp_path: Path) -> None:
+    train(make_config(scans, epochs=1, decay_epochs=0), tmp_path / "run", console=QUIET)
+    model = load_model(tmp_path / "run" / "mr_to_ct.safetensors")
+    assert model.provenance["config"]["train"]["pool"] == 3
+    assert str(scans) not in json.dumps(model.provenance)
+
+
+@pytest.mark.slow
+def test_an_error_in_several_processes_is_a_message_in_each(tmp_path: Path) -> None:
+    config = make_config(tmp_path / "nowhere", batch_size=2)
+    file = write_config(config, tmp_path / "c.yaml")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "medcycle"]
+    done = subprocess.run(
+        [*command, "train", "--config", str(file), "--out", "run"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "domains.a.path" in done.stderr
+    assert "medcycle/training" not in done.stderr.replace(str(tmp_path), ""), "a traceback of ours"
+
+
+def test_several_processes_without_torchrun_are_refused(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(TrainingError, match="Start them with torchrun"):
+        train(make_config(scans, batch_size=2), tmp_path / "run", console=QUIET)
 
 
 def test_learning_rate_of_every_epoch_is_the_originals() -> None:

@@ -106,11 +106,12 @@ def test_the_generator_phase_leaves_the_discriminators_without_gradients() -> No
     assert all(p.requires_grad and p.grad is not None for p in gan.discriminator_parameters)
 
 
-def test_microbatches_add_up_to_the_batch() -> None:
+@pytest.mark.parametrize("size", [1, 2])
+def test_microbatches_add_up_to_the_batch(size: int) -> None:
     nets = networks()
     whole, parts = CycleGAN(*copy.deepcopy(nets), pool=0), CycleGAN(*nets, pool=0)
     a, b = samples(1, batch=3)[0]
-    one, two = training_step(whole, a, b, LossSettings()), training_step(parts, a, b, LossSettings(), microbatch=1)
+    one, two = training_step(whole, a, b, LossSettings()), training_step(parts, a, b, LossSettings(), microbatch=size)
     for name, value in one.items():
         assert float(two[name]) == pytest.approx(float(value), rel=1e-5), name
     for p, q in zip(whole.generator_parameters, parts.generator_parameters, strict=True):
