@@ -84,9 +84,9 @@ def train(
     if dry_run:
         from medcycle.training.setup import plan
 
-        for name, fact in (plan(settings) | {"run folder": f"{folder} (nothing written)"}).items():
-            if first:
-                typer.echo(f"{name + ':':<22} {fact}")
+        facts = plan(settings) | {"run folder": f"{folder} (nothing written)"}
+        if first:
+            typer.echo("\n".join(f"{name + ':':<22} {fact}" for name, fact in facts.items()))
         return
     from medcycle.training.loop import train as run_training
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def test_a_path_that_cannot_be_looked_at(medcycle: Run, monkeypatch: pytest.Monk
     assert ran.err == f"medcycle: error: {name}: File name too long\n"
 
 
-@pytest.mark.parametrize("where", ["medcycle.config.load_config", "medcycle.demo.run_demo"])
+@pytest.mark.parametrize("where", ["medcycle.config.reading.find_config", "medcycle.demo.run_demo"])
 def test_ctrl_c_says_that_all_is_well(where: str, medcycle: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -190,6 +191,31 @@ def test_a_training_that_was_stopped_exits_with_130(
     assert ran.out.startswith("Done: 2 steps.")
 
 
+def test_dry_run_checks_the_batch_of_all_processes(
+    cohort: Path, medcycle: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = ("train", "--config", cohort / "c.yaml", "--dry-run")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ran = medcycle(*plan)
+    assert ran.code == 2
+    assert "train.batch_size: 1 samples cannot be shared evenly by 2 processes" in ran.err
+    monkeypatch.setenv("RANK", "1")
+    ran = medcycle(*plan, "train.batch_size=2")
+    assert (ran.code, ran.out) == (0, "")  # the first process tells
+
+
+def test_only_the_first_process_warns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from medcycle.notices import show_warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        show_warnings()
+        for rank in ("0", "1"):
+            monkeypatch.setenv("RANK", rank)
+            warnings.warn(f"from {rank}", stacklevel=1)
+    assert capsys.readouterr().err == "warning: from 0\n"
+
+
 # --- inspect ----------------------------------------------------------------------------------------------------------
 
 
@@ -207,6 +233,23 @@ def test_inspect(cohort: Path, medcycle: Run) -> None:
     assert "the same scan 2 times" in ran.out
     assert f"{cohort / 'ct' / '*.nii.gz'}: 2 scan(s)" in " ".join(ran.out.split())
     assert not (cohort / "cache").exists()
+
+
+def test_inspect_takes_what_train_takes(cohort: Path, medcycle: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(cohort)
+    paths = [f"domains.{key}.path={cohort / name}" for key, name in (("a", "mr"), ("b", "ct"))]
+    ran = medcycle("inspect", "quick", *paths, "sample.size=[16, 16]", "prepare.spacing=null")
+    assert ran.code == 0, ran.out + ran.err
+    assert "mr (mr): 2 scan(s)" in ran.out
+    assert "ct (ct): 2 scan(s)" in ran.out
+    ran = medcycle("inspect", "c.yaml", "domains.a.path=nowhere")
+    assert ran.code == 2
+    assert "domains.a.path: nowhere: no such file" in ran.err
+    ran = medcycle("inspect", "c.yaml", "mr")
+    assert ran.code == 2
+    assert "override 'mr': expected section.key=value" in ran.err
+    (cohort / "mr").rename("quick")
+    assert "quick: 2 scan(s)" in medcycle("inspect", "quick").out  # a folder of that name comes first
 
 
 # --- translate --------------------------------------------------------------------------------------------------------

@@ -91,6 +91,12 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
         ("domains: &all\n  a: *all\n", "is not usable YAML"),
         (GOOD + "prepare: {window: [100, 100]}", "low < high"),
         (GOOD + "sample: {size: [64]}", "two numbers (slices) or three (patches)"),
+        (
+            GOOD + "sample: {size: [64, 32]}\nmodel: {generator: {kind: unet}}",
+            "model.generator.downs 8 pads samples to a multiple of 256 voxels, more than sample.size [64, 32] has; "
+            "take downs of at most 6",
+        ),
+        (GOOD + "sample: {size: [3, 3]}\nmodel: {generator: {kind: unet, downs: 2}}", "take larger samples"),
         (GOOD + "train: {epochs: 0, decay_epochs: 0}", "nothing would be trained"),
         (GOOD + "train: {learning_rate: .nan}", "train.learning_rate"),
         (GOOD + "model: {discriminator: {kind: patchgn}}", "allowed are 'patchgan', 'pixel'"),
@@ -139,6 +145,10 @@ def test_a_copy_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_patches_may_have_their_axes_in_any_order(tmp_path: Path) -> None:
     load_config(write(tmp_path, GOOD + "prepare: {orientation: ASR}\nsample: {size: [64, 64, 64]}"))
     load_config(write(tmp_path, GOOD + "prepare: {orientation: LPI}"))
+
+
+def test_as_many_halvings_as_the_sample_has(tmp_path: Path) -> None:
+    load_config(write(tmp_path, GOOD + "sample: {size: [64, 32]}\nmodel: {generator: {kind: unet, downs: 6}}"))
 
 
 def test_another_kind_drops_the_settings_of_the_first(tmp_path: Path) -> None:

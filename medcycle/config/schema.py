@@ -245,6 +245,9 @@ class Train(Section):
     """auto: bf16 where the device has it, else fp32. Last layer and losses are always fp32."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads of each process. 0: one where a sample is too little work to share (then several processes through
+    torchrun use the cores better), else all, or OMP_NUM_THREADS. A resumed run is exact with the same number."""
     checkpointing: bool = False
     """Recompute the generators' blocks in the backward pass: a third less memory, a fifth more time."""
     seed: Annotated[int, Field(ge=0)] = 0

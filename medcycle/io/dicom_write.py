@@ -52,8 +52,8 @@ def write_dicom_series(
     modality = _MODALITY.get(volume.unit)
     if modality is None or volume.channels != 1:
         raise ScanError(
-            f"{folder}: {volume.channels} channels in {volume.unit} cannot be written as DICOM; CT takes one channel in "
-            "HU, MR one in a.u. Pictures: write .png."
+            f"{folder}: {volume.channels} channels in {volume.unit} cannot be written as DICOM; CT takes one channel "
+            "in HU, MR one in a.u. Pictures: write .png."
         )
     _check_right_angles(volume, folder)
     _check_ours(folder)

@@ -25,7 +25,10 @@ from medcycle.training.setup import Cohort, generator_arguments
 from medcycle.training.step import CycleGAN
 
 # Not told to whom a model is given: file names may name patients.
-PRIVATE: dict[str, Any] = {"domains": {"a": {"path", "patient", "series"}, "b": {"path", "patient", "series"}}, "prepare": {"cache"}}
+PRIVATE: dict[str, Any] = {
+    "domains": {"a": {"path", "patient", "series"}, "b": {"path", "patient", "series"}},
+    "prepare": {"cache"},
+}
 FIXED_SAMPLES = 4  # shown in previews and measured in validation
 
 

@@ -24,7 +24,7 @@ from medcycle.io.files import write_file
 from medcycle.training.checkpoint import checkpoints, read_checkpoint, restore_checkpoint
 from medcycle.training.keeper import Keeper, check_finite
 from medcycle.training.progress import Journal, SilentJournal
-from medcycle.training.runtime import Processes, processes, share_parameters, stop_requests
+from medcycle.training.runtime import Processes, cpu_threads, processes, share_parameters, stop_requests
 from medcycle.training.setup import (
     Cohort,
     MakeNetwork,
@@ -36,6 +36,7 @@ from medcycle.training.setup import (
     loss_settings,
     prepare_domains,
     samplers,
+    thread_count,
 )
 from medcycle.training.step import training_step
 
@@ -84,7 +85,7 @@ def train(
     run = Path(run)
     device = resolve_device(config.train.device)
     precision = resolve_precision(config.train.precision, device)
-    with processes(device.type == "cuda") as process:
+    with processes(device.type == "cuda") as process, cpu_threads(thread_count(config)):
         if device.type == "cuda" and process.world > 1:
             device = torch.device("cuda", process.local_rank)
         console = (console or Console(stderr=True)) if process.first else Console(quiet=True)
@@ -223,19 +224,17 @@ def _memory_advice(config: Config, run: Path) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         saved = bool(checkpoints(run / "checkpoints"))
-        frugal = []
-        if config.train.microbatch != 1 and config.train.batch_size > 1:
-            frugal.append("train.microbatch=1")
-        if not config.train.checkpointing:
-            frugal.append("train.checkpointing=true")
-        advice = [
-            f"Set {' and '.join(frugal)}" + (": --resume then goes on from the last checkpoint." if saved else ".")
-        ] * bool(frugal)
-        advice.append(
-            f"{'Or begin' if frugal else 'Begin'} {'a new run' if saved else 'again'} with a smaller sample.size (now "
-            f"{list(config.sample.size)}) or fewer model.generator.filters (now {config.model.generator.filters})."
+        wanted = {"train.microbatch=1": 1 in (config.train.microbatch, config.train.batch_size)}
+        wanted["train.checkpointing=true"] = config.train.checkpointing
+        free = " and ".join(setting for setting, done in wanted.items() if not done)
+        how = (
+            f"Set {free}{'; --resume goes on from the last checkpoint' if saved else ''}. Or begin" if free else "Begin"
         )
-        raise TrainingError(f"{run}: out of memory during training. {' '.join(advice)}") from error
+        advice = (
+            f"{how} {'a new run' if saved else 'again'} with a smaller sample.size (now {list(config.sample.size)}) or "
+            f"model.generator.filters (now {config.model.generator.filters})."
+        )
+        raise TrainingError(f"{run}: out of memory during training. {advice}") from error
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -101,6 +101,17 @@ def processes(cuda: bool) -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
+@contextmanager
+def cpu_threads(number: int) -> Iterator[None]:
+    """Let torch compute in that many threads (0 leaves it as it is), and as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def average_gradients(parameters: list[nn.Parameter]) -> None:
     """Replace every gradient by its mean over the processes, in one flat all-reduce."""
     if not dist.is_initialized() or dist.get_world_size() == 1:

@@ -135,6 +135,7 @@ def test_colour_pictures(translator: Make) -> None:
 
 
 def test_a_real_net_in_bf16(translator: Make, make_ball: Make) -> None:
+    torch.manual_seed(0)
     network = build_generator("resnet", in_channels=1, out_channels=1, ndim=3, filters=2, blocks=1)
     volume = make_ball((16, 16, 16), unit="a.u.")
     plain = translator("mr", "ct", network=network, size=(8, 8, 8))(volume)

@@ -116,3 +116,18 @@ def test_files_without_a_preparation(tmp_path):
     assert found.scans[0].prepared is None
     assert any("unit differs" in w for w in found.warnings)
     assert any("number of dimensions differs" in w for w in found.warnings)
+
+
+def test_a_scan_too_large_for_the_memory_is_refused_alone(tmp_path, monkeypatch):
+    paths = [save(tmp_path / f"{i}.nii.gz", "mr", i) for i in range(2)]
+    real = Preparation.__call__
+
+    def full(self, volume):
+        if "0.nii" in volume.source["path"]:
+            raise MemoryError
+        return real(self, volume)
+
+    monkeypatch.setattr(Preparation, "__call__", full)
+    first, second = audit({"mr": (paths, MR)}).scans
+    assert first.refused.startswith(f"{paths[0]}: not enough memory")
+    assert second.refused is None

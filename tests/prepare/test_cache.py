@@ -356,6 +356,29 @@ def test_identity_is_that_of_all_bytes(tmp_path):
         Identities().of(tmp_path / "gone")
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("v.mhd", "ObjectType = Image\nElementDataFile = LIST\nparts/s 001.raw\nparts/s 002.raw\n"),
+        ("v.mhd", "ObjectType = Image\nElementDataFile = parts/s %03d.raw 1 2 1\n"),
+        ("v.nhdr", "NRRD0004\ntype: short\ndata file: LIST\nparts/s 001.raw\nparts/s 002.raw\n"),
+        ("v.nhdr", "NRRD0004\ntype: short\ndata file: ./parts/s %03d.raw 1 2 1 2\n"),
+    ],
+)
+def test_identity_of_a_header_with_many_data_files(tmp_path, name, text):
+    header, parts = tmp_path / name, tmp_path / "parts"
+    header.write_text(text)
+    parts.mkdir()
+    for file in ("s 001.raw", "s 002.raw", "other.raw"):
+        (parts / file).write_bytes(b"1")
+    assert [file.name for file in scan_files(header)] == [name, "s 001.raw", "s 002.raw"]
+    before = Identities().of(header)
+    (parts / "other.raw").write_bytes(b"2")
+    assert Identities().of(header) == before
+    (parts / "s 002.raw").write_bytes(b"2")
+    assert Identities().of(header) != before
+
+
 def test_identities_are_remembered(tmp_path, monkeypatch):
     scan, memo = tmp_path / "a", tmp_path / "memo.json"
     scan.write_bytes(b"content")

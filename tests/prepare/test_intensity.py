@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from medcycle.errors import ScanError
 from medcycle.prepare.intensity import clipped_share, correct_bias, denormalize, normalize, percentile_range
 
 
@@ -45,3 +46,34 @@ def test_n4_removes_a_smooth_field():
     assert spread(corrected[0][white]) < 0.05
     assert corrected.shape == image.shape
     assert corrected.dtype == np.float32
+
+
+@pytest.mark.parametrize("shape", [(40, 40, 1), (1, 40, 40), (40, 1, 40)])
+def test_n4_of_a_single_plane(shape):
+    grid = np.indices(shape) / 39 - 0.5
+    inside = (grid**2).sum(axis=0) - 0.25 * (3 - np.count_nonzero(np.array(shape) > 1)) < 0.2
+    rng = np.random.default_rng(0)
+    field = np.exp(0.8 * (grid[1] if shape[1] > 1 else grid[0]))
+    image = (400 * inside * field + rng.normal(0, 3, shape))[None].astype(np.float32)
+    corrected = correct_bias(image, inside, (4.0, 4.0, 4.0))
+    assert corrected.shape == image.shape
+    before, after = image[0][inside], corrected[0][inside]
+    assert after.std() / after.mean() < before.std() / before.mean() / 2
+
+
+def test_n4_without_anything_to_fit_to():
+    image = np.random.default_rng(0).random((1, 12, 12, 12), np.float32)
+    assert correct_bias(image, np.zeros((12, 12, 12), bool), (1, 1, 1)) is image
+    assert correct_bias(image[:, :, :1, :1], np.ones((12, 1, 1), bool), (1, 1, 1)).shape == (1, 12, 1, 1)
+
+
+def test_what_n4_refuses_is_a_scan_error(monkeypatch):
+    import SimpleITK
+
+    def fail(*_):
+        raise RuntimeError("Exception thrown in SimpleITK\nitk::ERROR: no inverse")
+
+    monkeypatch.setattr(SimpleITK.N4BiasFieldCorrectionImageFilter, "Execute", fail)
+    image = np.random.default_rng(0).random((1, 12, 12, 12), np.float32)
+    with pytest.raises(ScanError, match=r"^head\.nii: N4 cannot .*no inverse.*prepare\.n4: false"):
+        correct_bias(image, image[0] > 0.1, (4, 4, 4), "head.nii")

@@ -212,6 +212,7 @@ def test_two_processes_give_the_weights_of_one(scans: Path, tmp_path: Path) -> N
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Done: ") == 1
     one, two = final_state(tmp_path / "one")["gan"]["networks"], final_state(tmp_path / "two")["gan"]["networks"]
     for name, network in one.items():
         for key, value in network.items():
@@ -234,6 +235,45 @@ def test_resuming_with_other_settings_names_them(scans: Path, tmp_path: Path) ->
     assert longer.step == 8
     with pytest.raises(CheckpointError, match="no checkpoint to resume from"):
         train(make_config(scans), tmp_path / "other", resume=True, console=QUIET)
+
+
+def test_out_of_memory_names_the_settings_that_help(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import medcycle.training.loop as loop
+
+    real, calls = loop.training_step, 0
+
+    def full(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls in (1, 7):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        if calls == 8:
+            raise RuntimeError("shapes differ")
+        return real(*arguments)
+
+    monkeypatch.setattr(loop, "training_step", full)
+    config, run = make_config(scans, batch_size=2, samples_per_epoch=8), tmp_path / "run"
+    with pytest.raises(TrainingError, match=r"out of memory.*checkpointing=true\. Or begin again with.*\[16, 16\]"):
+        train(config, run, console=QUIET)
+    with pytest.raises(TrainingError) as caught:
+        train(config, run, console=QUIET)
+    for text in ("train.microbatch=1 and train.checkpointing=true; --resume goes", "sample.size", "generator.filters"):
+        assert text in str(caught.value)
+    frugal = make_config(scans, batch_size=2, samples_per_epoch=8, microbatch=1, checkpointing=True)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        train(frugal, run, resume=True, console=QUIET)
+    assert load_config(run / "config.yaml").train.microbatch == 1  # the folder tells the settings of now
+    assert train(frugal, run, resume=True, console=QUIET).finished
+
+
+def test_a_refused_resume_leaves_config_yaml(scans: Path, tmp_path: Path) -> None:
+    train(make_config(scans, epochs=1, decay_epochs=0), tmp_path / "run", console=QUIET)
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    with pytest.raises(CheckpointError):
+        train(make_config(scans, epochs=2, batch_size=2), tmp_path / "run", resume=True, console=QUIET)
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
 
 
 def test_a_damaged_checkpoint_is_passed_over(scans: Path, tmp_path: Path) -> None:
