@@ -128,7 +128,7 @@ def test_every_voxel_keeps_its_place_in_the_patient(angles, axes, signs, spacing
     turned = Preparation(foreground=False)(volume).state
     for axis, mm in enumerate((*wanted, None)[:3]):
         kept = np.linalg.norm(turned.prepared_affine[:3, axis])
-        assert grid.spacing[axis] == pytest.approx(kept if mm is None else mm, rel=1e-5)
+        assert grid.spacing[axis] == pytest.approx(kept if mm is None else mm, rel=1e-3)  # nearer is left alone
     truth = 10 * (slant * world(state.prepared_affine, state.prepared_space)).sum(axis=0)
     found = (prepared.array[0] + 1) / 2 * 4095 - 1024
     # smoothing bends the ramp within 3 sigma of the edges; sigma = sqrt((new^2 - old^2) / (8 ln 2))
