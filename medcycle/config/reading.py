@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import re
+import sys
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -69,8 +71,14 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     problems += _override(values, overrides, origin)
     config, mistakes = _validate(values, origin, str(file))
     if config is None or problems:
-        raise ConfigError("\n".join(problems + mistakes))
+        raise ConfigError("\n".join(sorted(problems + mistakes, key=_line_number)))
     return config
+
+
+def _line_number(message: str) -> int:
+    """Of a message that starts with ``file:line``; mistakes in overrides, which have none, come last."""
+    found = re.match(r".*?:(\d+)  ", message)
+    return int(found[1]) if found else sys.maxsize
 
 
 def parse_config(values: dict[str, Any], name: str = "config") -> Config:

@@ -73,7 +73,8 @@ def train(
     Args:
         config: what to train on and how.
         run: folder of the run; must not hold one already, unless `resume`.
-        resume: go on from the newest checkpoint, exactly as if there had been no interruption.
+        resume: go on from the newest checkpoint (a run killed before its first one: from the start), exactly as if
+            there had been no interruption.
         make_generator: your own network instead of `model.generator`: called with (in_channels, out_channels); maps
             (batch, in_channels, *space) to (batch, out_channels, *space) in [-1, 1].
         make_discriminator: likewise: called with (channels,), gives logits of any shape.
@@ -189,7 +190,9 @@ def train(
 
 def _open_run(run: Path, config: Config, resume: bool, process: Processes) -> tuple[Path, dict[str, Any]] | None:
     """The checkpoint to go on from, or None for a new run; refuses to mix two runs."""
-    if not resume:
+    # A run that was killed before its first checkpoint goes on from its start.
+    begun = (run / "config.yaml").is_file() and not checkpoints(run / "checkpoints")
+    if not resume or begun:
         if process.first:
             if checkpoints(run / "checkpoints") or list(run.glob("*.safetensors")):
                 raise TrainingError(

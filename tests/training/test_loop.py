@@ -276,6 +276,24 @@ def test_a_refused_resume_leaves_config_yaml(scans: Path, tmp_path: Path) -> Non
     assert (tmp_path / "run" / "config.yaml").read_text() == before
 
 
+def test_a_run_killed_before_its_first_checkpoint_goes_on_from_the_start(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import medcycle.training.loop as loop
+
+    def power_cut(*_: Any) -> Any:
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "training_step", power_cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(make_config(scans), tmp_path / "run", console=QUIET)
+    resumed = train(make_config(scans), tmp_path / "run", resume=True, console=QUIET)
+    assert (resumed.step, resumed.finished) == (8, True)
+    train(make_config(scans), tmp_path / "whole", console=QUIET)
+    assert_same(final_state(tmp_path / "whole")["gan"], final_state(tmp_path / "run")["gan"])
+
+
 def test_a_damaged_checkpoint_is_passed_over(scans: Path, tmp_path: Path) -> None:
     config = make_config(scans)
     train(config, tmp_path / "run", console=QUIET)
