@@ -82,7 +82,7 @@ def train(
     folder = out or Path("runs") / Path(config).stem
     first = is_first_process()  # of those that torchrun started: it speaks for all
     if dry_run:
-        from medcycle.training.setup import plan
+        from medcycle.training.plan import plan
 
         facts = plan(settings) | {"run folder": f"{folder} (nothing written)"}
         if first:
@@ -120,7 +120,7 @@ def inspect(
 ) -> None:
     """Audit scans before training: geometry, intensities, what would be refused, suspicions."""
     from medcycle.console import print_audit, scan_progress
-    from medcycle.training.setup import audit_targets
+    from medcycle.training.plan import audit_targets
 
     with scan_progress("inspecting") as progress:
         found = audit_targets(target, progress)

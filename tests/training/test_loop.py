@@ -24,9 +24,10 @@ from medcycle.io import read_volume, write_volume
 from medcycle.model import load_model
 from medcycle.training.checkpoint import checkpoints, read_checkpoint, restore_checkpoint
 from medcycle.training.loop import train
+from medcycle.training.plan import audit_targets, plan
 from medcycle.training.progress import Journal
 from medcycle.training.runtime import Processes
-from medcycle.training.setup import audit_targets, build_gan, data_digest, learning_rate, plan, prepare_domains, split
+from medcycle.training.setup import build_gan, data_digest, learning_rate, prepare_domains, split
 
 QUIET = Console(quiet=True)
 
