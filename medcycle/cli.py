@@ -140,7 +140,7 @@ def translate(
     source: Annotated[str, typer.Argument(metavar="IN", help="A scan, a DICOM folder, a folder of many, a glob.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A file, or a folder (of scans, or a DICOM series).")],
     model: Annotated[Path, typer.Option(help="A run folder, or a .safetensors model.")],
-    to: Annotated[str | None, typer.Option(help="Name of the domain to translate to.")] = None,
+    to: Annotated[str | None, typer.Option(help="Name of the domain to translate to; default b, from a.")] = None,
     format: Annotated[str | None, typer.Option(help="For many scans: nii.gz, mha, nrrd, png or dicom.")] = None,  # noqa: A002
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
     series: Annotated[str | None, typer.Option(help="DICOM: which series of the folder.")] = None,

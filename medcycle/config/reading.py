@@ -232,8 +232,10 @@ def _suggest(key: tuple[str | int, ...]) -> str:
     allowed = _fields(key[:-1])
     word = str(key[-1])
     near = difflib.get_close_matches(word, allowed, 1, 0.6)
-    if near:
+    if near and near[0] != word:  # the same word: allowed for another kind only
         return f" Did you mean {near[0]!r}?"
+    if near:
+        return " It belongs to another kind; see `medcycle config check` for the keys of this one"
     elsewhere = [f"{section}.{word}" for section in Config.model_fields if word in _fields((section,))]
     if elsewhere:
         return f" Did you mean {elsewhere[0]!r}?"

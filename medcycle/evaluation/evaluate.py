@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, str], None]
 
 
+MASK_VALUES = 256  # no label map of a body has more
+
+
 def evaluate(
     predictions: str | Path,
     references: str | Path,
@@ -132,11 +135,15 @@ def _read(pair: Pair, metrics: str, resample_gaps: bool) -> _Case:
     notes: list[str] = []
     array = on_grid_of(reference, prediction, str(pair.prediction))
     if pair.mask is not None:
-        inside: npt.NDArray[np.bool_] = np.any(on_grid_of(reference, read(pair.mask), str(pair.mask)) > 0, axis=0)
+        mask = on_grid_of(reference, read(pair.mask), str(pair.mask))
+        if len(np.unique(mask)) > MASK_VALUES:
+            notes.append(f"The mask looks like an image (over {MASK_VALUES} different values): all above 0 was scored")
+        inside: npt.NDArray[np.bool_] = np.any(mask > 0, axis=0)
         if not inside.any():
             raise ScanError(f"{pair.mask}: the mask is empty, no voxel of it is above 0. Give another mask.")
     elif metrics == "basic":
         inside = np.ones(reference.space, np.bool_)
+        notes.append("No masks were given: scored over the whole images")
     else:
         inside = _body(reference, pair.reference)
         notes.append("No masks were given: scored inside the body found in each reference CT")

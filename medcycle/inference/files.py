@@ -139,8 +139,8 @@ def _refuse_clashes(pairs: list[tuple[Path, str]], overwrite: bool) -> None:
     if existing and not overwrite:
         more = f" and {len(existing) - 3} more" if len(existing) > 3 else ""
         raise ScanError(
-            f"{', '.join(existing[:3])}{more}: already there. Choose another output, or allow overwriting. "
-            "Nothing was translated."
+            f"{', '.join(existing[:3])}{more}: already there. Choose another output, or replace it "
+            "(--overwrite, overwrite=True). Nothing was translated."
         )
 
 

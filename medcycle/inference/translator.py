@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from medcycle.inference.kinds import open_image, unit_of
 from medcycle.inference.sliding import Progress, translate_patches, translate_planes
 from medcycle.io import read_volume, write_volume
 from medcycle.model import Model, find_model, load_model
+from medcycle.prepare import swap_warning
 from medcycle.volume import Volume
 
 
@@ -113,6 +115,9 @@ class Translator:
         """
         self._check(volume)
         source, target = self.model.source.preparation, self.model.target.preparation
+        suspicion = swap_warning(volume, source.modality)
+        if suspicion:
+            warnings.warn(f"{suspicion} The model translates {self.model.source.name}.", stacklevel=2)
         prepared = source(volume)
         network, size = self.model.network, self.model.sample["size"]
         if self.model.ndim == 2:
@@ -177,7 +182,9 @@ class Translator:
     @property
     def description(self) -> str:
         """What a DICOM viewer shows as the name of a translated series."""
-        target = self.model.target
+        source, target = self.model.source, self.model.target
+        if source.preparation.modality == target.preparation.modality:
+            return f"{source.name} harmonized to {target.name} (medcycle)"
         kind = "synthetic CT" if target.preparation.modality == "ct" else f"synthetic {target.name}"
         return f"{kind} from {self.model.source.name} (medcycle)"
 

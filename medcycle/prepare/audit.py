@@ -259,7 +259,7 @@ def swap_warning(volume: Volume, modality: str) -> str | None:
     low = float(np.percentile(values, 1))
     if modality == "mr" and (volume.unit == "HU" or (low < -500 and least > -5000)):
         return (
-            f"{where}: looks like CT in an MR domain (unit {volume.unit}, 1 % of its values lie below {low:g}). "
+            f"{where}: looks like CT in an MR domain (unit {volume.unit}, 1 % of its values lie at or below {low:g}). "
             "Are the domains swapped?"
         )
     return None

@@ -119,7 +119,9 @@ def test_without_masks_the_body_is_found_and_the_notes_say_so(cohort):
     given = evaluate(cohort / "guess", cohort / "truth", cohort / "mask")
     assert result.mean["mae"] == pytest.approx(given.mean["mae"], rel=0.5)
     whole = evaluate(cohort / "guess", cohort / "truth", metrics="basic")
-    assert whole.notes == []
+    assert any("whole images" in note for note in whole.notes)
+    wrong = evaluate(cohort / "guess", cohort / "truth", cohort / "truth", metrics="basic")
+    assert any("looks like an image" in note for note in wrong.notes)
     assert math.isnan(whole.cases["head0"]["mae_outside"])
     assert whole.to_dict()["mean"]["mae_outside"] is None
     assert not any("outside" in title for title in whole.header())

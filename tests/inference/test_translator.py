@@ -239,3 +239,11 @@ def test_dicom_in_and_out(run: Path, tmp_path: Path, make_ball: Make) -> None:
     # A result keeps the way to its source, so that a script can write DICOM as well.
     by_hand = write_volume(result, tmp_path / "by_hand", like=result)
     assert pydicom.dcmread(next(by_hand.iterdir())).FrameOfReferenceUID == old[0].FrameOfReferenceUID
+
+
+def test_a_scan_of_the_other_domain_is_warned_of(translator: Make) -> None:
+    rng = np.random.default_rng(0)
+    array = np.where(rng.random((1, 16, 16, 16)) < 0.6, -1000, 40 + 10 * rng.standard_normal((1, 16, 16, 16)))
+    array[:, 4:12, 4:12, 4:12] = 300 + 400 * rng.random((1, 8, 8, 8))
+    with pytest.warns(UserWarning, match=r"looks like CT.*The model translates mr"):
+        translator("mr", "ct")(Volume(array, np.eye(4)))

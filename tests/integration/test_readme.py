@@ -40,7 +40,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(next((test / "mr_dicom").iterdir()), tmp_path / "patient7_dicom")
     (tmp_path / "siemens").mkdir()
     shutil.copy(head, tmp_path / "siemens" / "subject01.nii.gz")
-    for name, source in (("sct", "ct"), ("ct", "ct"), ("masks", "mask")):
+    for name, source in (("test/mr", "mr"), ("ct", "ct"), ("masks", "mask")):
         shutil.copytree(test / source, tmp_path / name)
     rng = np.random.default_rng(0)
     for name in ("trainA/1.png", "trainA/2.png", "trainB/1.png"):
