@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from medcycle.errors import MedcycleError
+from medcycle.errors import ConfigError, MedcycleError
 from medcycle.notices import is_first_process, show_warnings
 
 app = typer.Typer(
@@ -50,6 +50,14 @@ def main() -> None:
             )
             sys.exit(130)
         raise
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Two numbers of pixels from "256x256", or one from "256" for both."""
+    numbers = text.lower().split("x")
+    if len(numbers) > 2 or not all(number.isdecimal() and int(number) for number in numbers):
+        raise ConfigError(f"--resize {text}: expected WIDTHxHEIGHT in pixels, such as 256x256")
+    return int(numbers[0]), int(numbers[-1])
 
 
 def _version(show: bool) -> None:
@@ -139,7 +147,7 @@ def inspect(
 def translate(
     source: Annotated[str, typer.Argument(metavar="IN", help="A scan, a DICOM folder, a folder of many, a glob.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A file, or a folder (of scans, or a DICOM series).")],
-    model: Annotated[Path, typer.Option(help="A run folder, or a .safetensors model.")],
+    model: Annotated[Path, typer.Option(help="A run folder, a .safetensors model, or the original's .pth.")],
     to: Annotated[str | None, typer.Option(help="Name of the domain to translate to; default b, from a.")] = None,
     format: Annotated[str | None, typer.Option(help="For many scans: nii.gz, mha, nrrd, png or dicom.")] = None,  # noqa: A002
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
@@ -151,13 +159,20 @@ def translate(
     overlap: Annotated[float, typer.Option(min=0, max=0.9, help="3D: overlap of the windows.")] = 0.5,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, bf16, fp16 or fp32.")] = "auto",
+    resize: Annotated[str | None, typer.Option(help="Pictures: WIDTHxHEIGHT to resize to first, as 256x256.")] = None,
 ) -> None:
-    """Translate scans; the output has the input's grid and is written by the output's name."""
+    """Translate scans, pictures, videos; the output has the input's grid and is written by the output's name."""
     from medcycle.console import scan_and_step_progress
     from medcycle.inference import Translator, translate_paths
 
     translator = Translator.load(
-        model, to=to, device=device, batch_size=batch_size, overlap=overlap, precision=precision
+        model,
+        to=to,
+        device=device,
+        batch_size=batch_size,
+        overlap=overlap,
+        precision=precision,
+        resize=None if resize is None else _size(resize),
     )
     with scan_and_step_progress("translating") as (progress, steps):
         written = translate_paths(
@@ -195,6 +210,53 @@ def evaluate(
     print_result(result)
     if out is not None:
         typer.echo(f"Report: {out / 'report.html'}")
+
+
+@app.command()
+def download(
+    name: Annotated[str, typer.Argument(help="A data set of the CycleGAN paper, such as horse2zebra.")],
+    to: Annotated[Path, typer.Option(help="Folder to put it in.")] = Path("data"),
+    url: Annotated[str | None, typer.Option(help="Another server's address of the zip, or a zip already here.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="The checksum that the zip must have.")] = None,
+) -> None:
+    """Fetch a natural-image data set; run again after an interruption, it goes on where it was."""
+    from medcycle.console import byte_progress
+    from medcycle.data.download import download as fetch
+
+    with byte_progress(f"downloading {name}") as progress:
+        folder = fetch(name, to, url=url, sha256=sha256, progress=progress)
+    typer.echo(f"{name} is in {folder}")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a .safetensors model.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for the files.")],
+    to: Annotated[Literal["upstream"], typer.Option(help="upstream: the original program's .pth files.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+) -> None:
+    """Write a run's networks for another program."""
+    from medcycle.inference.export import export_upstream
+
+    for path in export_upstream(run, out, overwrite=overwrite):
+        typer.echo(f"Wrote {path}")
+
+
+@app.command()
+def benchmark(
+    name: Annotated[str, typer.Argument(help="A data set, miniature (made here), or a folder of your own.")],
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to work in; default runs/benchmark-NAME.")] = None,
+    data: Annotated[Path, typer.Option(help="Folder of the data sets.")] = Path("data"),
+    budget: Annotated[str | None, typer.Option(help="A shorter schedule of about this time: 90s, 30m, 2h.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="inception-2015-12-05.pt; else fetched once.")] = None,
+) -> None:
+    """Train the published schedule, translate both test sets, and print FID, KID, IS beside the published ones."""
+    from medcycle.benchmark import parse_budget, run_benchmark
+
+    seconds = None if budget is None else parse_budget(budget)
+    folder = out or Path("runs") / f"benchmark-{Path(name).name}"
+    run_benchmark(name, folder, data=data, budget=seconds, weights=weights, overrides=overrides or [])
 
 
 @app.command()

@@ -40,6 +40,24 @@ def scan_and_step_progress(
         yield scans, step
 
 
+@contextmanager
+def byte_progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A function to call with (bytes done, bytes in all or None), shown as a bar with speed and time left."""
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as bars:
+        task = bars.add_task(what, total=None)
+
+        def show(done: int, total: int | None) -> None:
+            bars.update(task, completed=done, total=total)
+
+        yield show
+
+
 def _bars(console: Console | None) -> Progress:
     console = console or Console(stderr=True)
     return Progress(console=console, transient=True, disable=not console.is_terminal)

@@ -2,7 +2,8 @@
 
 The file holds the generator's weights and, as JSON under the metadata key "medcycle", the network's arguments, the
 two domains with their preparation, how the images were sampled, and where the model came from. Nothing in it is
-executed on loading: no pickle, no import by name.
+executed on loading: no pickle, no import by name. A generator's .pth file of the original program is opened as well, as
+a model of 8-bit pictures.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from medcycle.data.unpaired import AXES
 from medcycle.errors import MedcycleError, ModelError
-from medcycle.networks import build_generator
+from medcycle.networks import build_generator, upstream
 from medcycle.prepare import Preparation
 
 FORMAT = 1
@@ -50,7 +51,7 @@ class Model:
         source: the domain of the scans that go in.
         target: the domain of the scans that come out.
         sample: {"axes": "axial" | "coronal" | "sagittal", "size": [256, 256]}: training planes across `axes` of that
-            size (voxels); three numbers: 3D patches.
+            size (voxels); three numbers: 3D patches. Also "resize", if the training's pictures were resized first.
         provenance: facts for the record. :func:`save_model` adds "medcycle" (version) and "created" (UTC) if they are
             missing. "direction" ("a_to_b" or "b_to_a") tells :func:`find_model` which of a run's two models is the
             one asked for when no target is named. Never a patient's name.
@@ -126,7 +127,7 @@ def load_model(path: str | Path, network: nn.Module | None = None, device: str |
     """Read a model file; the network comes back on `device`, in evaluation mode.
 
     Args:
-        path: a file that :func:`save_model` wrote.
+        path: a file that :func:`save_model` wrote, or a generator of the original program (.pth).
         network: the nn.Module to fill with the weights: needed for a model whose kind is "custom".
         device: where the network goes.
 
@@ -137,6 +138,10 @@ def load_model(path: str | Path, network: nn.Module | None = None, device: str |
     from safetensors.torch import load_file
 
     path = Path(path)
+    if path.suffix == upstream.SUFFIX:
+        if network is not None:
+            raise ModelError(f"{path}: a generator of the original program brings its own network; pass none")
+        return _load_upstream(path, device)
     header = read_header(path)
     try:
         weights: dict[str, Tensor] = load_file(path, device="cpu")
@@ -156,11 +161,29 @@ def load_model(path: str | Path, network: nn.Module | None = None, device: str |
     return Model(network, arguments, source, target, header["sample"], header["provenance"])
 
 
+def _load_upstream(path: Path, device: str | torch.device) -> Model:
+    """A generator of the original program, as a model of 8-bit pictures.
+
+    Pictures become (x - 127.5) / 127.5, as there; translated ones are rounded, where the original cuts the fraction
+    off: at most one grey level of difference. No smaller picture gets a frame: the original was never shown one.
+    """
+    state = upstream.read_state(path)
+    # Pictures here are (C, W, H), the original's (C, H, W).
+    network = upstream.transposed(upstream.load_generator(state, str(path))).to(device).eval()
+    source, target = (
+        DomainInfo(name, Preparation(modality="image", scale=(0.0, 255.0))) for name in upstream.domain_names(path)
+    )
+    arguments = upstream.generator_arguments(state, str(path))
+    sample = {"axes": "axial", "size": [1, 1]}
+    return Model(network, arguments, source, target, sample, {"format": "upstream", "file": path.name})
+
+
 def find_model(path: str | Path, to: str | None = None) -> Path:
     """The model file that a path and a target domain mean.
 
     Args:
-        path: a model file, or a run folder that holds files such as mr_to_ct.safetensors.
+        path: a model file (.safetensors, or the original's .pth), or a run folder that holds files such as
+            mr_to_ct.safetensors.
         to: name of the target domain. None takes the only model there is, or of a run's two the one from domain a
             to domain b.
 
@@ -169,7 +192,7 @@ def find_model(path: str | Path, to: str | None = None) -> Path:
     """
     path = Path(path)
     if not path.is_dir():
-        header = read_header(path)
+        header = _upstream_header(path) if path.suffix == upstream.SUFFIX else read_header(path)
         if to is not None and header["target"]["name"] != to:
             raise ModelError(f"{path}: a model {_direction(header)}; a model to {to!r} was asked for")
         return path
@@ -196,6 +219,14 @@ def find_model(path: str | Path, to: str | None = None) -> Path:
     raise ModelError(f"{path}: {asked}; the models here are {listing}. Name one target, or give one file.{problems}")
 
 
+def _upstream_header(path: Path) -> dict[str, Any]:
+    """The names of the two domains, which is all that a .pth file tells by its name."""
+    if not path.is_file():
+        raise ModelError(f"{path}: missing; expected a model file or a run folder that holds one")
+    source, target = upstream.domain_names(path)
+    return {"source": {"name": source}, "target": {"name": target}}
+
+
 def read_header(path: str | Path) -> dict[str, Any]:
     """The checked description inside a model file, without reading its weights.
 
@@ -210,8 +241,8 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise ModelError(f"{path}: {what}; expected a {SUFFIX} model file or a run folder that holds one")
     if path.suffix != SUFFIX:
         raise ModelError(
-            f"{path}: not a {SUFFIX} file. medcycle opens only models it exported (such as mr_to_ct{SUFFIX}); "
-            "it never unpickles .pth, .pt or .ckpt files."
+            f"{path}: not a {SUFFIX} file. medcycle opens only models it exported (such as mr_to_ct{SUFFIX}) and the "
+            "weights of the original program's generators (.pth); it never unpickles .pt, .ckpt or other files."
         )
     try:
         with safe_open(path, "pt") as file:
@@ -252,6 +283,11 @@ def _checked(path: Path, header: Any) -> dict[str, Any]:
             raise _damaged(path, f"metadata {_KEY!r}: {side!r} needs a name and a preparation")
     axes, size = header["sample"].get("axes"), header["sample"].get("size")
     numbers = isinstance(size, list) and len(size) in (2, 3) and all(type(n) is int and n > 0 for n in size)
+    resize = header["sample"].get("resize")
+    if resize is not None and not (
+        isinstance(resize, list) and len(resize) == 2 and all(type(n) is int for n in resize)
+    ):
+        raise _damaged(path, f"sample is resized to {resize!r}; expected two numbers")
     if axes not in AXES or not numbers:
         raise _damaged(path, f"sample is axes {axes!r}, size {size!r}; expected {', '.join(AXES)} and 2 or 3 numbers")
     ndim = header["network"].get("ndim", len(size))

@@ -220,3 +220,58 @@ def test_config_imports_nothing_heavy() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+# --- base ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_base_lies_under_the_file(tmp_path: Path) -> None:
+    (tmp_path / "under.yaml").write_text(
+        GOOD + "model: {generator: {kind: resnet, blocks: 6, filters: 8}}\ntrain: {epochs: 7, betas: [0.1, 0.2]}\n"
+    )
+    text = "base: under.yaml\ndomains: {a: {name: t1}}\ntrain: {betas: [0.3, 0.4]}\n"
+    config = load_config(write(tmp_path, text), ["model.generator.filters=4"])
+    assert (config.domains.a.name, config.domains.a.path, config.domains.b.name) == ("t1", "data/mr", "ct")
+    assert (config.train.epochs, config.train.betas) == (7, (0.3, 0.4))
+    assert config.model.generator.model_dump()["blocks"] == 6
+    assert config.model.generator.filters == 4
+
+
+def test_another_kind_forgets_the_settings_of_the_base_kind(tmp_path: Path) -> None:
+    (tmp_path / "under.yaml").write_text(GOOD + "model: {generator: {kind: resnet, blocks: 6}}\n")
+    text = "base: under.yaml\nsample: {size: [64, 64]}\nmodel: {generator: {kind: unet, downs: 5}}\n"
+    assert load_config(write(tmp_path, text)).model.generator.model_dump()["downs"] == 5
+
+
+def test_mistakes_name_the_file_they_stand_in(tmp_path: Path) -> None:
+    (tmp_path / "under.yaml").write_text(GOOD + "loss: {cycel: 1}\n")
+    lines = refuse(tmp_path, "base: under.yaml\ntrain: {epoch: 3}\n")
+    assert any(line.startswith(f"{tmp_path / 'under.yaml'}:4  loss.cycel: unknown key") for line in lines)
+    assert any(line.startswith(f"{tmp_path / 'c.yaml'}:2  train.epoch: unknown key") for line in lines)
+
+
+def test_a_shipped_configuration_can_be_a_base(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "base: horse2zebra.yaml\nsample: {resize: null}\n"))
+    assert config.sample.resize is None
+    assert config.train.epochs == 100
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: c.yaml\n", "has this file as its own base"),
+        ("base: nowhere.yaml\n", "no such file"),
+        ("base: [a.yaml]\n", "expected the name of a configuration file"),
+    ],
+)
+def test_a_base_that_cannot_be(tmp_path: Path, text: str, message: str) -> None:
+    (line,) = refuse(tmp_path, text)
+    assert line.startswith(f"{tmp_path / 'c.yaml'}:1  base: ")
+    assert message in line
+
+
+def test_only_pictures_are_resized(tmp_path: Path) -> None:
+    (line,) = refuse(tmp_path, GOOD + "sample: {resize: [300, 300]}\n")
+    assert "sample.resize needs modality image in both domains" in line
+    (line,) = refuse(tmp_path, "base: horse2zebra.yaml\n", "sample.resize=[200, 300]")
+    assert "sample.resize [200, 300] is smaller than sample.size [256, 256]" in line

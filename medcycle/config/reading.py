@@ -51,6 +51,21 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         ConfigError: with every mistake, one a line, as ``file:line  key: message``.
     """
     file = find_config(path)
+    values, origin, problems = _read(file, ())
+    problems += _override(values, overrides, origin)
+    config, mistakes = _validate(values, origin, str(file))
+    if config is None or problems:
+        raise ConfigError("\n".join(sorted(problems + mistakes, key=_line_number)))
+    return config
+
+
+def _read(file: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], Origin, list[str]]:
+    """A file's values over those of its `base`, where each stands, and what stands twice.
+
+    Args:
+        file: to read.
+        above: the files that named it as their base, to notice a circle.
+    """
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -59,7 +74,7 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
         origin: Origin = {}
-        problems = [f"{file}:{line}  {key}: stands twice; keep one" for key, line in _lines(node, (), origin)]
+        problems = [f"{file}:{line}  {key}: stands twice; keep one" for key, line in _lines(file, node, (), origin)]
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -68,11 +83,36 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         raise ConfigError(f"{file}  is not usable YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{file}  holds {type(values).__name__}; expected sections: {', '.join(Config.model_fields)}")
-    problems += _override(values, overrides, origin)
-    config, mistakes = _validate(values, origin, str(file))
-    if config is None or problems:
-        raise ConfigError("\n".join(sorted(problems + mistakes, key=_line_number)))
-    return config
+    if "base" not in values:
+        return values, origin, problems
+    named, where = values.pop("base"), origin.pop(("base",))
+    if not isinstance(named, str):
+        raise ConfigError(f"{where}  base: found {named!r}; expected the name of a configuration file")
+    beside = file.parent / named
+    try:
+        base = beside if beside.is_file() else find_config(named)
+    except ConfigError as error:
+        raise ConfigError(f"{where}  base: {error}") from None
+    if base.resolve() in (file.resolve(), *above):
+        raise ConfigError(f"{where}  base: {base} has this file as its own base, directly or through others")
+    under, under_origin, under_problems = _read(base, (*above, file.resolve()))
+    _merge(under, values, under_origin, ())
+    return under, under_origin | origin, under_problems + problems
+
+
+def _merge(under: dict[str, Any], values: dict[str, Any], origin: Origin, at: tuple[str | int, ...]) -> None:
+    """Lay `values` over `under` in place: sections key by key, everything else as a whole."""
+    kind = values.get("kind")
+    if kind is not None and under.get("kind", kind) != kind:
+        under.clear()  # another architecture: the base's settings of the first do not apply to it
+    for name, value in values.items():
+        key = (*at, name)
+        if isinstance(value, dict) and isinstance(under.get(name), dict):
+            _merge(under[name], value, origin, key)
+            continue
+        under[name] = value
+        for below in [place for place in origin if place[: len(key)] == key]:  # the lines of what is replaced
+            del origin[below]
 
 
 def _line_number(message: str) -> int:
@@ -129,7 +169,7 @@ def copy_config(name: str, to: Path | None = None) -> Path:
 Origin: TypeAlias = dict[tuple[str | int, ...], str]
 
 
-def _lines(node: yaml.Node | None, key: tuple[str | int, ...], origin: Origin) -> list[tuple[str, int]]:
+def _lines(file: Path, node: yaml.Node | None, key: tuple[str | int, ...], origin: Origin) -> list[tuple[str, int]]:
     """Fill `origin` with each key's line; return the keys that stand twice, with the line of the second."""
     twice = []
     if isinstance(node, yaml.MappingNode):
@@ -139,12 +179,12 @@ def _lines(node: yaml.Node | None, key: tuple[str | int, ...], origin: Origin) -
             if name.value in seen:
                 twice.append((".".join(map(str, child)), name.start_mark.line + 1))
             seen.add(name.value)
-            origin[child] = f":{name.start_mark.line + 1}"
-            twice += _lines(value, child, origin)
+            origin[child] = f"{file}:{name.start_mark.line + 1}"
+            twice += _lines(file, value, child, origin)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            origin[(*key, index)] = f":{value.start_mark.line + 1}"
-            twice += _lines(value, (*key, index), origin)
+            origin[(*key, index)] = f"{file}:{value.start_mark.line + 1}"
+            twice += _lines(file, value, (*key, index), origin)
     return twice
 
 
@@ -166,7 +206,7 @@ def _override(values: dict[str, Any], overrides: list[str] | tuple[str, ...], or
         for depth, key in enumerate(keys[:-1], 1):
             if section.get(key) is None:
                 section[key] = {}
-                origin.setdefault(keys[:depth], f" override {text!r}")
+                origin.setdefault(keys[:depth], f"override {text!r}")
             section = section[key]
             if not isinstance(section, dict):
                 problems.append(f"override {text!r}: {key} is not a section")
@@ -177,7 +217,7 @@ def _override(values: dict[str, Any], overrides: list[str] | tuple[str, ...], or
             section[keys[-1]] = value
             for below in [key for key in origin if key[: len(keys)] == keys]:  # the lines of what is replaced
                 del origin[below]
-            origin[keys] = f" override {text!r}"
+            origin[keys] = f"override {text!r}"
     return problems
 
 
@@ -192,8 +232,7 @@ def _describe(problem: dict[str, Any], origin: Origin, file: str) -> str:
     """One of pydantic's errors as ``file:line  key: message``."""
     # The tag of a union stands in pydantic's location but not in the file: leave it out.
     key: tuple[str | int, ...] = tuple(p for i, p in enumerate(problem["loc"]) if not _is_tag(problem["loc"], i))
-    where = next((origin[key[:n]] for n in range(len(key), 0, -1) if key[:n] in origin), "")
-    place = f"{file}{where}" if where.startswith(":") else (where.strip() or file)
+    place = next((origin[key[:n]] for n in range(len(key), 0, -1) if key[:n] in origin), file)
     name = ".".join(map(str, key))
     found = problem.get("input")
     shown = f"found {found!r}" if not isinstance(found, dict | BaseModel) else "found a section"

@@ -136,8 +136,14 @@ class Sample(Section):
     """Which planes 2D training and translation use."""
     size: tuple[Count, ...] = (256, 256)
     """Voxels of a sample: two numbers make 2D slices, three make 3D patches. Smaller scans are padded with air."""
+    resize: tuple[Count, Count] | None = None
+    """image only: width and height that every picture is resized to (bicubic) before the sample is cut out of it at
+    random; null keeps each picture's own. The original resizes to 286 and cuts 256."""
+    hold: Literal["auto", "memory", "device"] = "auto"
+    """image only: where the decoded pictures wait. auto: on the GPU if they take less than a quarter of its free
+    memory, else in memory."""
     foreground: Share = 0.9
-    """Probability that a sample is drawn where there is tissue; the rest is drawn anywhere."""
+    """mr, ct: probability that a sample is drawn where there is tissue; the rest is drawn anywhere."""
     match_position: bool = False
     """Draw the plane (or patch) of B at about the same relative height in the body as that of A."""
     augment: Augment = Augment()
@@ -285,6 +291,7 @@ class Config(Section):
             problems.append(
                 "prepare.invert needs mr and ct: in pictures (modality image) nothing tells air from tissue"
             )
+        problems += self._resizing()
         if not self._axes_in_order():
             problems.append(
                 "sample.axes takes the axes for left-right, front-back and up-down, in this order; prepare.orientation "
@@ -302,6 +309,25 @@ class Config(Section):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _resizing(self) -> list[str]:
+        """Only pictures are resized, and a sample must fit into what comes out."""
+        resize, size = self.sample.resize, self.sample.size
+        if resize is None:
+            return []
+        if not self.pictures:
+            return [
+                "sample.resize needs modality image in both domains and a sample.size of two numbers; set "
+                "prepare.spacing for scans"
+            ]
+        if any(r < s for r, s in zip(resize, size, strict=True)):
+            return [f"sample.resize {list(resize)} is smaller than sample.size {list(size)}"]
+        return []
+
+    @property
+    def pictures(self) -> bool:
+        """Whether both domains are pictures, of which 2D samples are cut."""
+        return self.domains.a.modality == self.domains.b.modality == "image" and len(self.sample.size) == 2
 
     def _padding(self) -> list[str]:
         """A U-Net pads every sample to a multiple of 2**downs: refuse what would be mostly padding."""

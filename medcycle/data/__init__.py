@@ -2,6 +2,7 @@
 
 from medcycle.data.augment import Augment
 from medcycle.data.loader import BatchLoader
+from medcycle.data.natural import Picture, PictureSampler, PicturesError, device_can_hold, load_pictures, read_picture
 from medcycle.data.painting import render_ct, render_mr, write_cohort
 from medcycle.data.phantom import Phantom, Tissue, body_mask, make_head
 from medcycle.data.unpaired import AXES, UnpairedSampler, check_sizes
@@ -11,11 +12,17 @@ __all__ = [
     "Augment",
     "BatchLoader",
     "Phantom",
+    "Picture",
+    "PictureSampler",
+    "PicturesError",
     "Tissue",
     "UnpairedSampler",
     "body_mask",
     "check_sizes",
+    "device_can_hold",
+    "load_pictures",
     "make_head",
+    "read_picture",
     "render_ct",
     "render_mr",
     "write_cohort",

@@ -6,12 +6,25 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import TYPE_CHECKING
-
-from medcycle.data.unpaired import UnpairedSampler
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import torch
+
+
+class Sampler(Protocol):
+    """What gives the batches: :class:`medcycle.data.UnpairedSampler`, :class:`medcycle.data.PictureSampler`."""
+
+    @property
+    def held_on_device(self) -> bool:
+        """Whether the batches are made on the device, where threads would only be in the way."""
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples that show the larger domain about once."""
+
+    def batch(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> tuple[Any, Any]:
+        """This process's share of the batch of one step: float32 arrays or tensors (batch, channel, *size)."""
 
 
 class BatchLoader(Iterator["tuple[torch.Tensor, torch.Tensor]"]):
@@ -31,7 +44,7 @@ class BatchLoader(Iterator["tuple[torch.Tensor, torch.Tensor]"]):
 
     def __init__(
         self,
-        sampler: UnpairedSampler,
+        sampler: Sampler,
         batch_size: int,
         start_step: int = 0,
         workers: int = 2,
@@ -40,7 +53,8 @@ class BatchLoader(Iterator["tuple[torch.Tensor, torch.Tensor]"]):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self._sampler, self._batch_size, self._pin = sampler, batch_size, pin
+        workers = 0 if sampler.held_on_device else workers
+        self._sampler, self._batch_size, self._pin = sampler, batch_size, pin and not sampler.held_on_device
         self._rank, self._world = rank, world
         self._step = start_step  # the next one to be prepared
         self._ahead = 2 * workers
@@ -66,7 +80,7 @@ class BatchLoader(Iterator["tuple[torch.Tensor, torch.Tensor]"]):
     def _load(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         import torch
 
-        a, b = (torch.from_numpy(x) for x in self._sampler.batch(step, self._batch_size, self._rank, self._world))
+        a, b = (torch.as_tensor(x) for x in self._sampler.batch(step, self._batch_size, self._rank, self._world))
         return (a.pin_memory(), b.pin_memory()) if self._pin else (a, b)
 
     def close(self) -> None:

@@ -121,6 +121,8 @@ class UnpairedSampler:
         for domain in self._domains:
             check_sizes(domain.scans, self.size, axes)
 
+    held_on_device = False  # samples are made from files, ahead, in background threads
+
     @property
     def channels(self) -> tuple[int, int]:
         """Channels of domains A and B."""
@@ -272,7 +274,7 @@ def _crop_plane(plane: Array, size: Sequence[int], rng: np.random.Generator, aim
         low, high = (max(0, p - s + 1), min(n - s, p)) if aim else (0, n - s)
         starts.append(int(rng.integers(low, high + 1)) if n > s else 0)
     window = tuple(slice(start, start + s) for start, s in zip(starts, size, strict=True))
-    return _pad(plane[(slice(None), *window)], size)
+    return pad_sample(plane[(slice(None), *window)], size)
 
 
 def _crop_patch(array: Array, size: Sequence[int], centre: Sequence[int]) -> Array:
@@ -280,10 +282,10 @@ def _crop_patch(array: Array, size: Sequence[int], centre: Sequence[int]) -> Arr
     planes, _, h, w = array.shape
     starts = [min(max(c - s // 2, 0), max(n - s, 0)) for c, s, n in zip(centre, size, (h, w, planes), strict=True)]
     i, j, k = (slice(start, start + s) for start, s in zip(starts, size, strict=True))
-    return _pad(np.asarray(array[k, :, i, j]).transpose(1, 2, 3, 0), size)
+    return pad_sample(np.asarray(array[k, :, i, j]).transpose(1, 2, 3, 0), size)
 
 
-def _pad(sample: Array, size: Sequence[int]) -> Array:
+def pad_sample(sample: Array, size: Sequence[int]) -> Array:
     """A contiguous float32 copy of (C, *n), centred in air where an axis is short of `size`."""
     padded = np.full((sample.shape[0], *size), AIR, np.float32)
     starts = [(s - n) // 2 for s, n in zip(size, sample.shape[1:], strict=True)]

@@ -6,15 +6,18 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from medcycle.data.natural import resize_picture
 from medcycle.data.unpaired import AXES
 from medcycle.device import resolve_device, resolve_precision
 from medcycle.errors import ConfigError, ModelError
 from medcycle.inference.kinds import open_image, unit_of
 from medcycle.inference.sliding import Progress, translate_patches, translate_planes
 from medcycle.io import read_volume, write_volume
+from medcycle.io.files import stored
 from medcycle.model import Model, find_model, load_model
 from medcycle.prepare import swap_warning
 from medcycle.volume import Volume
@@ -32,6 +35,7 @@ class Translator:
         precision: "bf16", "fp16" or "fp32".
         batch_size: planes or patches at once; halved by itself where the device's memory ends.
         overlap: share of a 3D patch that its neighbour covers too.
+        resize: (width, height) that pictures are resized to first; None keeps their own size.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class Translator:
         batch_size: int | None = None,
         overlap: float = 0.5,
         precision: str = "auto",
+        resize: tuple[int, int] | None = None,
     ) -> None:
         if batch_size is None:
             batch_size = 8 if model.ndim == 2 else 1
@@ -49,7 +54,15 @@ class Translator:
             raise ConfigError(f"batch size {batch_size}: expected at least 1")
         if not 0 <= overlap < 1:
             raise ConfigError(f"overlap {overlap}: allowed is a share from 0 up to, not including, 1 (0.5 is usual)")
+        if resize is not None and (min(resize) < 1 or model.source.preparation.modality != "image"):
+            raise ConfigError(
+                f"resize {resize}: only pictures are resized, to two numbers of pixels; this model takes "
+                f"{model.source.name!r} ({model.source.preparation.modality})"
+            )
+        if precision == "auto" and model.provenance.get("format") == "upstream":
+            precision = "fp32"  # an authors' checkpoint is opened to see the authors' pixels
         self.model = model
+        self.resize = resize
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         self.batch_size = batch_size
@@ -67,24 +80,27 @@ class Translator:
         batch_size: int | None = None,
         overlap: float = 0.5,
         precision: str = "auto",
+        resize: tuple[int, int] | None = None,
     ) -> Translator:
         """A translator from a model file or a run folder.
 
         Args:
-            path: a .safetensors file, or a run folder.
+            path: a .safetensors file, a run folder, or a generator of the original program (.pth).
             to: name of the target domain ("ct"); None takes the folder's only model, or that from domain a to b.
             network: the nn.Module of a custom model, which the file's weights are put into.
             device: "auto", "cpu", "cuda" or "cuda:N".
             batch_size: planes or patches at once; None: 8 planes, or 1 patch, which is as heavy.
             overlap: share of a 3D patch that its neighbour covers too, in [0, 1).
-            precision: "auto", "bf16", "fp16" or "fp32".
+            precision: "auto" (fp32 for a .pth), "bf16", "fp16" or "fp32".
+            resize: pictures only: (width, height) to resize to first (the original's test program: 256 x 256); the
+                translated picture has that size. None keeps each picture's own.
 
         Raises:
             ModelError: if there is no such model, or its file cannot be used.
             ConfigError: for a device, precision, batch size or overlap that is not possible.
         """
         model = load_model(find_model(path, to), network)
-        return cls(model, device=device, batch_size=batch_size, overlap=overlap, precision=precision)
+        return cls(model, device=device, batch_size=batch_size, overlap=overlap, precision=precision, resize=resize)
 
     def __call__(self, image: Any) -> Any:
         """Translate one image.
@@ -113,6 +129,7 @@ class Translator:
             ScanError: if it cannot be prepared (no body in it, another unit).
             ModelError: if its axes or channels do not fit the model, or the device's memory cannot hold one plane.
         """
+        volume = self._as_taken(volume)
         self._check(volume)
         source, target = self.model.source.preparation, self.model.target.preparation
         suspicion = swap_warning(volume, source.modality)
@@ -187,6 +204,27 @@ class Translator:
             return f"{source.name} harmonized to {target.name} (medcycle)"
         kind = "synthetic CT" if target.preparation.modality == "ct" else f"synthetic {target.name}"
         return f"{kind} from {self.model.source.name} (medcycle)"
+
+    def _as_taken(self, volume: Volume) -> Volume:
+        """A picture at the size asked for, and grey as colour where the network takes colour; else the same volume."""
+        if len(volume.space) != 2 or self.model.source.preparation.modality != "image":
+            return volume
+        if self.resize is not None:
+            volume = volume.replace(array=resize_picture(stored(volume), self.resize))
+        if self.resize is None and self._off_scale(volume):
+            warnings.warn(
+                f"{volume.source.get('path', 'picture')}: {' x '.join(map(str, volume.space))} pixels; the model's "
+                f"training pictures were resized to {' x '.join(map(str, self.model.sample['resize']))}, and what "
+                "they show was of another size than here. Resize it to about that (--resize, resize=).",
+                stacklevel=3,
+            )
+        if volume.channels == 1 and self.model.in_channels == 3:
+            volume = volume.replace(array=np.repeat(volume.array, 3, axis=0))
+        return volume
+
+    def _off_scale(self, volume: Volume) -> bool:
+        trained = self.model.sample.get("resize") or volume.space
+        return any(not 2 / 3 <= n / size <= 1.5 for n, size in zip(volume.space, trained, strict=True))
 
     def _check(self, volume: Volume) -> None:
         where = volume.source.get("path", "volume")

@@ -68,6 +68,11 @@ class PreparedScan:
     axis: int = 2
     warning: str | None = None
 
+    @property
+    def channels(self) -> int:
+        """Channels of the scan."""
+        return int(self.array.shape[1])
+
     def volume(self) -> npt.NDArray[np.float32]:
         """The whole scan as a view (channel, i, j, k) of the memory map; nothing is read yet."""
         return np.moveaxis(self.array, 0, 1 + self.axis)

@@ -39,6 +39,8 @@ class Preparation:
         n4: correct the bias field first (mr; the other modalities have none).
         scale: values of the cohort that -1 and 1 stand for, set by :meth:`fitted`; restoring a scan of ANOTHER
             domain into this one uses it (mr, image).
+        truncate: cut the fraction of restored grey values off, as the original's program does, instead of rounding to
+            the nearest (image).
 
     Raises:
         ConfigError: for a value outside what is said above.
@@ -54,6 +56,7 @@ class Preparation:
     invert: bool = False
     n4: bool = False
     scale: tuple[float, float] | None = None
+    truncate: bool = False
 
     def __post_init__(self) -> None:
         if self.modality not in MODALITIES:
@@ -218,7 +221,7 @@ class Preparation:
         space = (*state.source_space, 1)[:3]
         values = spatial.bring_back(values, state.prepared_affine, space, state.source_affine, air)
         if unit in intensity.PICTURE_RANGES:
-            np.rint(values, out=values)
+            (np.floor if self.truncate else np.rint)(values, out=values)
         if state.ndim == 2:
             values = values[..., 0]
         return Volume(values, state.source_affine, unit)

@@ -13,15 +13,16 @@ from torch import Tensor
 
 import medcycle
 from medcycle.config import Config
-from medcycle.data import UnpairedSampler
+from medcycle.data.loader import Sampler
 from medcycle.errors import TrainingError
 from medcycle.io.files import write_file
 from medcycle.model import DomainInfo, Model, save_model
 from medcycle.training.checkpoint import save_checkpoint
+from medcycle.training.cohorts import Cohort
 from medcycle.training.losses import l1
 from medcycle.training.preview import Plane, preview
 from medcycle.training.runtime import Processes
-from medcycle.training.setup import Cohort, generator_arguments
+from medcycle.training.setup import generator_arguments
 from medcycle.training.step import CycleGAN
 
 # Not told to whom a model is given: file names may name patients.
@@ -42,16 +43,14 @@ class Keeper:
         gan: CycleGAN,
         cohorts: dict[str, Cohort],
         digest: str,
-        fixed: UnpairedSampler,
+        fixed: Sampler,
         process: Processes,
         *,
         custom: bool,
     ) -> None:
         self.run, self.config, self.gan, self.cohorts, self.digest = run, config, gan, cohorts, digest
         self.process, self.custom = process, custom
-        self.fixed = [
-            tuple(torch.from_numpy(x).to(gan.device) for x in fixed.batch(n, 1)) for n in range(FIXED_SAMPLES)
-        ]
+        self.fixed = [tuple(torch.as_tensor(x).to(gan.device) for x in fixed.batch(n, 1)) for n in range(FIXED_SAMPLES)]
 
     @torch.no_grad()
     def cycle(self, n: int) -> dict[str, Tensor | None]:
@@ -123,7 +122,7 @@ class Keeper:
             arguments={"kind": "custom"} if self.custom else arguments,
             source=DomainInfo(first.domain.name, first.preparation),
             target=DomainInfo(second.domain.name, second.preparation),
-            sample={"axes": self.config.sample.axes, "size": list(self.config.sample.size)},
+            sample=self.config.sample.model_dump(mode="json", include={"axes", "size", "resize"}),
             provenance={
                 "direction": f"{source}_to_{target}",
                 "steps": self.gan.step,

@@ -22,20 +22,17 @@ from medcycle.device import is_out_of_memory, resolve_device, resolve_precision
 from medcycle.errors import CheckpointError, TrainingError
 from medcycle.io.files import write_file
 from medcycle.training.checkpoint import checkpoints, read_checkpoint, restore_checkpoint
+from medcycle.training.cohorts import Cohort, data_digest, prepare_domains, samplers
 from medcycle.training.keeper import Keeper, check_finite
 from medcycle.training.progress import Journal, SilentJournal
 from medcycle.training.runtime import Processes, cpu_threads, processes, share_parameters, stop_requests
 from medcycle.training.setup import (
-    Cohort,
     MakeNetwork,
     build_gan,
     check_batch,
     check_sample,
-    data_digest,
     learning_rate,
     loss_settings,
-    prepare_domains,
-    samplers,
     thread_count,
 )
 from medcycle.training.step import training_step
@@ -101,7 +98,7 @@ def train(
         cohorts = prepare_with_progress(config, console)
         if process.first:
             process.wait()
-        sampler, fixed_sampler = samplers(config, cohorts)
+        sampler, fixed_sampler = samplers(config, cohorts, device)
         digest = data_digest(cohorts)
 
         # --- State

@@ -13,15 +13,8 @@ from medcycle.data import AXES
 from medcycle.io import find_scans, read_volume
 from medcycle.networks import build_discriminator, build_generator
 from medcycle.prepare.audit import Audit, audit, swap_warning
-from medcycle.training.setup import (
-    Progress,
-    check_batch,
-    check_sample,
-    generator_arguments,
-    preparation,
-    scans_of,
-    split,
-)
+from medcycle.training.cohorts import Progress, preparation, scans_of, split
+from medcycle.training.setup import check_batch, check_sample, generator_arguments
 
 
 def plan(config: Config) -> dict[str, str]:

@@ -13,6 +13,9 @@ from medcycle.data import BatchLoader
 class Sampler:
     """Batches that tell their step; early ones are slow, so that threads finish out of order."""
 
+    held_on_device = False
+    samples_per_epoch = 1
+
     def __init__(self, fail_at: int = -1) -> None:
         self.fail_at = fail_at
         self.asked: list[int] = []
@@ -65,3 +68,11 @@ def test_closing_ends_threads_and_iteration() -> None:
     assert threading.active_count() == before
     with pytest.raises(StopIteration):
         next(loader)
+
+
+def test_samples_made_on_a_device_are_made_in_the_training_thread() -> None:
+    sampler = Sampler()
+    sampler.held_on_device = True
+    with BatchLoader(sampler, 1, workers=3, pin=True) as loader:
+        next(loader)
+        assert sampler.asked == [0]

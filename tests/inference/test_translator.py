@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from medcycle.errors import ConfigError, ModelError, ScanError
@@ -132,6 +134,59 @@ def test_colour_pictures(translator: Make) -> None:
     result = translator("photo", "photo")(volume)
     assert result.unit == "uint8"
     np.testing.assert_array_equal(result.array, array)
+
+
+def picture(*shape: int) -> Volume:
+    array = np.random.default_rng(2).integers(0, 256, shape).astype(np.float32)
+    return Volume(array, np.diag([-1.0, -1.0, 1.0, 1.0]), "uint8")
+
+
+def test_pictures_are_resized_as_the_originals_test_program_does(translator: Make) -> None:
+    volume = picture(3, 21, 13)
+    result = translator("photo", "photo", resize=(8, 10))(volume)
+    plain = Image.fromarray(volume.array.T.astype(np.uint8)).resize((8, 10), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(result.array.T, np.asarray(plain))
+
+
+def test_a_grey_picture_enters_a_colour_network_as_colour(translator: Make) -> None:
+    network = build_generator("resnet", in_channels=3, out_channels=3, ndim=2, filters=2, blocks=1)
+    made = translator("photo", "photo", network=network)
+    grey = picture(1, 12, 12)
+    colour = grey.replace(array=np.repeat(grey.array, 3, axis=0))
+    np.testing.assert_array_equal(made(grey).array, made(colour).array)
+    assert made(grey).channels == 3
+
+
+def test_a_picture_of_another_scale_than_the_training_is_warned_of(translator: Make) -> None:
+    made = translator("photo", "photo")
+    made.model.sample["resize"] = [20, 20]
+    with pytest.warns(UserWarning, match="training pictures were resized to 20 x 20"):
+        made(picture(3, 40, 20))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made(picture(3, 24, 18))
+        translator("photo", "photo", resize=(20, 20))(picture(3, 60, 60))
+
+
+def test_only_pictures_are_resized(translator: Make) -> None:
+    with pytest.raises(ConfigError, match="only pictures are resized"):
+        translator("mr", "ct", resize=(8, 8))
+
+
+@pytest.mark.parametrize("truncate", [False, True])
+def test_grey_values_are_rounded_or_as_the_original_cut_off(translator: Make, truncate: bool) -> None:
+    class Constant(nn.Module):
+        """Gives the values it was made with."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return values.expand_as(x)
+
+    values = torch.rand((1, 1, 32, 32), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    how = Preparation(modality="image", scale=(0.0, 255.0), truncate=truncate)
+    result = translator("photo", "other", network=Constant(), preparations={"other": how})(picture(1, 32, 32))
+    exact = (values[0].numpy() + 1) / 2 * 255
+    np.testing.assert_array_equal(result.array, exact.astype(np.uint8) if truncate else np.rint(exact))
+    assert abs(float((result.array - exact).mean()) - (-0.5 if truncate else 0)) < 0.1
 
 
 def test_a_real_net_in_bf16(translator: Make, make_ball: Make) -> None:

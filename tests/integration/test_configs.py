@@ -24,11 +24,12 @@ COARSE = ("prepare.spacing=[9, 9, 9]",)  # mm, as the phantoms are
 FEW_BLOCKS = ("model.generator.blocks=1",)
 SMALLER: dict[str, tuple[str, ...]] = {
     "harmonize.yaml": (*SLICES, *COARSE, "model.generator.downs=4"),
-    "horse2zebra.yaml": (*SLICES, *FEW_BLOCKS),
     "mri2ct-3d.yaml": ("sample.size=[16, 16, 16]", *COARSE, *FEW_BLOCKS),
     "mri2ct.yaml": (*SLICES, *COARSE, *FEW_BLOCKS),
     "quick.yaml": (*SLICES, *COARSE, *FEW_BLOCKS),
 }
+PICTURES = [name for name, path in shipped().items() if "modality: image" in path.read_text(encoding="utf-8")]
+SMALLER |= {name: (*SLICES, *FEW_BLOCKS, "sample.resize=[27, 27]") for name in PICTURES}
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +56,8 @@ def test_every_configuration_is_tested() -> None:
 def test_trains_and_translates(
     name: str, phantoms: Path, pictures: Path, tmp_path: Path, medcycle: Callable[..., Any]
 ) -> None:
-    scans = pictures if name == "horse2zebra.yaml" else phantoms
-    ending = "png" if name == "horse2zebra.yaml" else "nii.gz"
+    scans = pictures if name in PICTURES else phantoms
+    ending = "png" if name in PICTURES else "nii.gz"
     run = tmp_path / "run"
     paths = [f"domains.a.path={scans / 'train' / 'mr'}", f"domains.b.path={scans / 'train' / 'ct'}"]
     if name == "harmonize.yaml":

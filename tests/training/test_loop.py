@@ -27,7 +27,8 @@ from medcycle.training.loop import train
 from medcycle.training.plan import audit_targets, plan
 from medcycle.training.progress import Journal
 from medcycle.training.runtime import Processes
-from medcycle.training.setup import build_gan, data_digest, learning_rate, prepare_domains, split
+from medcycle.training.cohorts import data_digest, prepare_domains, split
+from medcycle.training.setup import build_gan, learning_rate
 
 QUIET = Console(quiet=True)
 
