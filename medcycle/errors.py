@@ -27,3 +27,7 @@ class CheckpointError(MedcycleError):
 
 class TrainingError(MedcycleError):
     """Training cannot start or go on (for example: a loss is not finite)."""
+
+
+class DownloadError(MedcycleError):
+    """A data set cannot be downloaded, or its archive is not what it should be."""

@@ -32,14 +32,16 @@ ARROWS: dict[str, set[str]] = {
     "notices": set(),
     "training": {"config", "console", "device", "model", "data", "prepare", "networks", "io", "volume", "errors"}
     | {"evaluation"},  # the report page, which both rooms write
+    "benchmark": {"config", "console", "training", "inference", "evaluation", "data", "device", "io", "errors"},
     "demo": {"config", "console", "training", "inference", "evaluation", "data", "io"},
-    "cli": {"config", "console", "notices", "demo", "training", "inference", "evaluation", "io", "errors"},
+    "cli": {"config", "console", "notices", "benchmark", "demo", "training", "inference", "evaluation", "data", "io"}
+    | {"errors"},
     "__main__": {"cli"},
     "__init__": set(),  # gives public names when they are asked for
 }
 HEAVY = {"torch", "monai", "torchio", "matplotlib", "SimpleITK", "nibabel", "pydicom", "skimage", "scipy", "numpy"}
 # What a room may import when it is itself imported. Everything else heavy waits inside the function that needs it.
-AT_ONCE = {room: {"numpy"} for room in ("volume", "io", "prepare", "evaluation")} | {
+AT_ONCE = {room: {"numpy"} for room in ("volume", "io", "prepare", "evaluation", "benchmark")} | {
     room: {"numpy", "torch"} for room in ("data", "networks", "model", "device", "training", "inference")
 }
 
