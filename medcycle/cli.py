@@ -192,24 +192,33 @@ def translate(
 @app.command()
 def evaluate(
     prediction: Annotated[Path, typer.Option(help="Folder (or file) of translated scans.")],
-    reference: Annotated[Path, typer.Option(help="Folder (or file) of the truth, same names.")],
+    reference: Annotated[
+        Path | None, typer.Option(help="Folder (or file) of the truth, same names; fid: of real pictures.")
+    ] = None,
     mask: Annotated[Path | None, typer.Option(help="Folder (or file) of masks, same names.")] = None,
-    source: Annotated[Path | None, typer.Option("--input", help="The inputs, for the report's pictures.")] = None,
-    metrics: Annotated[str, typer.Option(help="synthrad2023, synthrad2025 or basic.")] = "synthrad2023",
+    source: Annotated[
+        Path | None, typer.Option("--input", help="The inputs: for the report's pictures, and for flicker.")
+    ] = None,
+    metrics: Annotated[
+        str, typer.Option(help="Of pairs: synthrad2023, synthrad2025, basic. Others: fid, cityscapes, flicker.")
+    ] = "synthrad2023",
     out: Annotated[Path | None, typer.Option(help="Folder for metrics.csv, metrics.json and report.html.")] = None,
     resample_gaps: Annotated[
         bool, typer.Option("--resample-gaps", help="DICOM: accept missing or uneven slices, interpolated.")
     ] = False,
+    weights: Annotated[Path | None, typer.Option(help="fid: inception-2015-12-05.pt; else fetched once.")] = None,
 ) -> None:
-    """Score translated scans against the truth."""
+    """Score translated scans against the truth, pictures as a set, labels, or a video's flicker."""
     from medcycle.console import print_result, scan_progress
     from medcycle.evaluation import evaluate as score
 
     with scan_progress("evaluating") as progress:
-        result = score(prediction, reference, mask, metrics, out, source, progress, resample_gaps=resample_gaps)
+        result = score(
+            prediction, reference, mask, metrics, out, source, progress, resample_gaps=resample_gaps, weights=weights
+        )
     print_result(result)
     if out is not None:
-        typer.echo(f"Report: {out / 'report.html'}")
+        typer.echo(f"Written: {', '.join(str(file) for file in result.files)}")
 
 
 @app.command()

@@ -26,7 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "prepare": {"io", "volume", "errors"},
     "model": {"data", "prepare", "networks", "errors"},
     "inference": {"model", "data", "prepare", "networks", "io", "volume", "errors", "device"},
-    "evaluation": {"prepare", "io", "volume", "errors"},
+    "evaluation": {"data", "prepare", "io", "volume", "errors"},
     "config": {"errors"},
     "console": set(),
     "notices": set(),

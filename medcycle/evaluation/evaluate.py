@@ -1,38 +1,24 @@
-"""Score a folder of predictions against a folder of references, case by case, and write what was found."""
+"""The one door to every measure: which metrics there are, and what each compares with what."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
-from medcycle.errors import ConfigError, ScanError
-from medcycle.evaluation.masked import basic, outside_mae, synthrad2023, synthrad2025
-from medcycle.evaluation.pairing import Pair, find_pairs, on_grid_of
-from medcycle.evaluation.result import COLUMNS, METRICS, Figures, Result
+from medcycle.errors import ConfigError
+from medcycle.evaluation.result import METRICS, Result
 from medcycle.volume import Volume
-
-if TYPE_CHECKING:
-    from medcycle.evaluation.pictures import CasePlanes
 
 Progress = Callable[[int, int, str], None]
 
-
-MASK_VALUES = 256  # no label map of a body has more
+# What each takes beside the predictions, `out` and `progress`; the first of them has to be given.
+PAIRED = ("references", "masks", "inputs", "baselines")
+TAKES = {"fid": ("references", "weights"), "cityscapes": ("references",), "flicker": ("inputs",)}
 
 
 def evaluate(
     predictions: str | Path,
-    references: str | Path,
+    references: str | Path | None = None,
     masks: str | Path | None = None,
     metrics: str = "synthrad2023",
     out: str | Path | None = None,
@@ -41,213 +27,70 @@ def evaluate(
     *,
     baselines: Mapping[str, Callable[[Volume], Volume]] | None = None,
     resample_gaps: bool = False,
+    weights: str | Path | None = None,
 ) -> Result:
-    """Score predictions against references of the same names and grids.
+    """Score predictions: against references of the same names and grids, as a set of pictures, as labels, as a clip.
 
     Args:
         predictions: a file, folder, pattern or CSV of scans; so are the next four.
-        references: the truth; a case is a file name without endings.
+        references: the truth; a case is a file name without endings. For "fid" real pictures, whatever their names.
         masks: where to score (above 0). Without: the whole picture for "basic", the body found in the reference CT
             for the SynthRAD protocols, which the notes then say.
-        metrics: "synthrad2023", "synthrad2025" (both need HU) or "basic".
-        out: folder for metrics.csv, metrics.json and report.html.
+        metrics: "synthrad2023", "synthrad2025" (both need HU) or "basic" for pairs of scans; "fid" (see
+            :func:`medcycle.evaluation.distances.distances`), "cityscapes"
+            (:func:`medcycle.evaluation.labels.score_labels`), "flicker"
+            (:func:`medcycle.evaluation.flicker.score_flicker`, which takes `inputs` in place of references).
+        out: folder for metrics.csv, metrics.json and, for pairs of scans, report.html.
         inputs: what was translated: shown in the report, and what `baselines` start from.
         progress: called with (cases done, cases, name) after each case.
         baselines: name -> function of the input scan, scored on the same cases (see `baselines.ct_baselines`).
         resample_gaps: accept DICOM series with missing or uneven slices, interpolated (see
             :func:`medcycle.io.read_volume`), as translating such a series leaves them.
+        weights: for "fid": the TorchScript Inception file; without, it is fetched once, or a stand-in takes its place.
 
     Raises:
-        ConfigError: an unknown `metrics`; baselines without inputs.
+        ConfigError: unknown `metrics`; baselines without inputs; a folder that is missing, or that makes no difference.
+        ModelError: `weights` is no such file.
         ScanError: unreadable or unmatched files, other grids or units, an empty mask, a folder that cannot be written.
     """
     if metrics not in METRICS:
         raise ConfigError(f"metrics: {metrics!r} is unknown; choose one of {', '.join(METRICS)}")
+    given = {"references": references, "masks": masks, "inputs": inputs, "baselines": baselines, "weights": weights}
+    takes = TAKES.get(metrics, PAIRED)
+    unused = [name for name, value in given.items() if value is not None and name not in takes]
+    if unused:
+        raise ConfigError(f"{', '.join(unused)}: metrics {metrics} takes {' and '.join(takes)}; leave the rest out")
     if baselines and inputs is None:
         raise ConfigError("baselines: they are made from the input scans; give their folder as `inputs` too")
-    places = [Path(p) if p is not None else None for p in (predictions, references, masks, inputs)]
-    pairs = find_pairs(Path(predictions), Path(references), places[2], places[3])
-    scored: dict[str, Figures] = {}
-    of_baselines: dict[str, list[Figures]] = {name: [] for name in baselines or {}}
-    shown: dict[str, CasePlanes] = {}
-    units: set[str] = set()
-    notes: dict[str, list[str]] = {}  # what is to be known -> cases
-    for done, pair in enumerate(pairs, 1):
-        case = _read(pair, metrics, resample_gaps)
-        units.add(case.reference.unit)
-        scored[pair.name] = _score(case, case.prediction, metrics)
-        for name, baseline in (baselines or {}).items():
-            if case.input is None:
-                raise ScanError(f"{pair.input}: baseline {name!r} needs an input on the grid of {pair.reference}")
-            of_baselines[name].append(_score(case, baseline(case.input).array, metrics))
-        if out is not None:
-            _keep_extremes(shown, case, scored[pair.name]["mae"])
-        for note in case.notes:
-            notes.setdefault(note, []).append(pair.name)
-        if progress is not None:
-            progress(done, len(pairs), pair.name)
-    if len(units) > 1:
-        raise ScanError(f"{references}: the references mix units ({', '.join(sorted(units))}); score them apart")
-    mean, std = _summary(list(scored.values()))
-    result = Result(
-        metrics=metrics,
-        cases=scored,
-        mean=mean,
-        std=std,
-        baselines={name: _summary(figures)[0] for name, figures in of_baselines.items()},
-        unit="grey values" if units & {"uint8", "uint16"} else units.pop(),
-        settings=_settings(places, metrics),
-        notes=_gathered(notes) + _undefined(scored),
+    if metrics == "flicker":
+        from medcycle.evaluation.flicker import score_flicker
+
+        return score_flicker(predictions, _needed("inputs", inputs, metrics), out, progress)
+    references = _needed("references", references, metrics)
+    if metrics == "fid":
+        from medcycle.evaluation.distances import distances
+
+        return distances(predictions, references, weights, out, progress)
+    if metrics == "cityscapes":
+        from medcycle.evaluation.labels import score_labels
+
+        return score_labels(predictions, references, out, progress)
+    from medcycle.evaluation.paired import score_pairs
+
+    return score_pairs(
+        predictions,
+        references,
+        masks,
+        metrics,
+        out,
+        inputs,
+        progress,
+        baselines=baselines,
+        resample_gaps=resample_gaps,
     )
-    return result if out is None else _write(result, Path(out), shown)
 
 
-@dataclass(frozen=True)
-class _Case:
-    pair: Pair
-    reference: Volume
-    prediction: npt.NDArray[np.float32]  # (channel, *space), on the reference's grid
-    inside: npt.NDArray[np.bool_]  # (*space)
-    input: Volume | None  # on the reference's grid
-    notes: list[str]
-
-
-def _read(pair: Pair, metrics: str, resample_gaps: bool) -> _Case:
-    """The images of one case on one grid, and everything that forbids to compare them."""
-    from medcycle.io import read_volume
-
-    read = partial(read_volume, resample_gaps=resample_gaps)
-    unit = None if metrics == "basic" else "HU"
-    reference, prediction = read(pair.reference, unit=unit), read(pair.prediction, unit=unit)
-    for path, volume in ((pair.reference, reference), (pair.prediction, prediction)):
-        if unit == "HU" and (volume.unit != "HU" or volume.channels != 1):
-            raise ScanError(f"{path}: {metrics} scores one channel in HU, this is {volume.channels} in {volume.unit}")
-    if {reference.unit, prediction.unit} == {"HU", "a.u."}:  # NIfTI does not tell HU from another scale; DICOM does
-        reference, prediction = reference.replace(unit="HU"), prediction.replace(unit="HU")
-    if reference.unit != prediction.unit:
-        raise ScanError(
-            f"{pair.prediction}: values in {prediction.unit}, the reference's in {reference.unit}. Convert one of them."
-        )
-    if reference.channels != prediction.channels:
-        raise ScanError(
-            f"{pair.prediction}: {prediction.channels} channels, the reference has {reference.channels}. Convert one."
-        )
-    notes: list[str] = []
-    array = on_grid_of(reference, prediction, str(pair.prediction))
-    if pair.mask is not None:
-        mask = on_grid_of(reference, read(pair.mask), str(pair.mask))
-        if len(np.unique(mask)) > MASK_VALUES:
-            notes.append(f"The mask looks like an image (over {MASK_VALUES} different values): all above 0 was scored")
-        inside: npt.NDArray[np.bool_] = np.any(mask > 0, axis=0)
-        if not inside.any():
-            raise ScanError(f"{pair.mask}: the mask is empty, no voxel of it is above 0. Give another mask.")
-    elif metrics == "basic":
-        inside = np.ones(reference.space, np.bool_)
-        notes.append("No masks were given: scored over the whole images")
-    else:
-        inside = _body(reference, pair.reference)
-        notes.append("No masks were given: scored inside the body found in each reference CT")
-    source = None
-    if pair.input is not None:
-        source = read(pair.input)
-        try:
-            source = source.replace(array=on_grid_of(reference, source, str(pair.input)), affine=reference.affine)
-        except ScanError:
-            source = None
-            notes.append("The input lies on another grid than the reference and is not shown")
-    return _Case(pair, reference, array, inside, source, notes)
-
-
-def _body(reference: Volume, path: Path) -> npt.NDArray[np.bool_]:
-    from medcycle.prepare.foreground import find_foreground
-
-    space = reference.space
-    found = find_foreground(reference.array.reshape(1, *space, *[1] * (3 - len(space))), reference.affine, "ct")
-    if not found.any():
-        raise ScanError(f"{path}: no body (above about -500 HU) was found in this reference CT. Give masks.")
-    return found.reshape(space)
-
-
-def _score(case: _Case, prediction: npt.NDArray[np.float32], metrics: str) -> Figures:
-    reference, inside = case.reference.array, case.inside
-    if metrics == "basic":
-        figures = basic(prediction, reference, inside, _data_range(case.reference, inside))
-    else:
-        protocol = synthrad2023 if metrics == "synthrad2023" else synthrad2025
-        figures = protocol(prediction[0], reference[0], inside)
-    return figures | {"mae_outside": outside_mae(prediction, reference, inside)}
-
-
-def _data_range(reference: Volume, inside: npt.NDArray[np.bool_]) -> float:
-    """L of PSNR and SSIM under "basic": the unit's width, else what the reference spans inside the mask."""
-    known = {"HU": 4095.0, "uint8": 255.0, "uint16": 65535.0}
-    return known[reference.unit] if reference.unit in known else float(np.ptp(reference.array[:, inside]))
-
-
-def _keep_extremes(shown: dict[str, CasePlanes], case: _Case, error: float) -> None:
-    """Keep the planes of the first, the best and the worst case so far, by MAE; never those of a whole cohort."""
-    from medcycle.evaluation.pictures import case_planes
-
-    kinds = ["first"] if "first" not in shown else []
-    kinds += ["best"] if "best" not in shown or error < shown["best"].score else []
-    kinds += ["worst"] if "worst" not in shown or error > shown["worst"].score else []
-    if kinds:
-        source = case.input.array if case.input is not None else None
-        planes = case_planes(case.pair.name, error, case.reference, case.prediction, case.inside, source)
-        shown.update(dict.fromkeys(kinds, planes))
-
-
-def _summary(cases: list[Figures]) -> tuple[Figures, Figures]:
-    mean, std = {}, {}
-    for key in cases[0]:
-        values = np.array([case[key] for case in cases])
-        values = values[np.isfinite(values)]
-        mean[key] = float(values.mean()) if values.size else math.nan
-        std[key] = float(values.std(ddof=1)) if values.size > 1 else math.nan
-    return mean, std
-
-
-def _settings(places: list[Path | None], metrics: str) -> dict[str, str]:
-    names = ("predictions", "references", "masks", "inputs")
-    settings = {name: str(place) for name, place in zip(names, places, strict=True) if place is not None}
-    if metrics == "basic":
-        settings["data range"] = "HU 4095, 8 bits 255, 16 bits 65535, else the reference's span inside the mask"
-    return settings | {"definition": METRICS[metrics]}
-
-
-def _gathered(notes: dict[str, list[str]]) -> list[str]:
-    """Each note once, with the cases that it is about."""
-    return [f"{what} ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''})." for what, names in notes.items()]
-
-
-def _undefined(cases: Mapping[str, Figures]) -> list[str]:
-    """One note for every figure that is left out of a mean."""
-    notes = []
-    for key in next(iter(cases.values())):
-        names = [name for name, figures in cases.items() if math.isnan(figures[key])]
-        if names and key != "mae_outside":
-            why = "too few voxels for a 7-voxel window inside the mask, or a constant reference"
-            notes.append(f"{COLUMNS[key].label} is not defined for {', '.join(names)} ({why}); the mean leaves it out.")
-    equal = [name for name, figures in cases.items() if math.isinf(figures.get("psnr", 0.0))]
-    if equal:
-        notes.append(f"PSNR is infinite for {', '.join(equal)} (no error at all); the mean leaves it out.")
-    return notes
-
-
-def _write(result: Result, out: Path, shown: dict[str, CasePlanes]) -> Result:
-    """metrics.csv, metrics.json and report.html, each put in place whole."""
-    from medcycle.evaluation.report import evaluation_page
-    from medcycle.io.files import write_file
-
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["case", *result.mean])
-    writer.writerows([[name, *(figures[key] for key in result.mean)] for name, figures in result.cases.items()])
-    contents = {
-        "metrics.csv": table.getvalue(),
-        "metrics.json": json.dumps(result.to_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n",
-        "report.html": evaluation_page(result, shown),
-    }
-    for name, content in contents.items():
-        write_file(out / name, content)
-    return replace(result, files=[out / name for name in contents])
+def _needed(name: str, place: str | Path | None, metrics: str) -> str | Path:
+    if place is None:
+        raise ConfigError(f"{name}: metrics {metrics} compares with them; give their folder")
+    return place
