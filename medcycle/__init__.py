@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from medcycle.config import Config, load_config, parse_config
     from medcycle.errors import CheckpointError, ConfigError, MedcycleError, ModelError, ScanError, TrainingError
-    from medcycle.evaluation import evaluate
+    from medcycle.evaluation.evaluate import evaluate
     from medcycle.inference import Translator
     from medcycle.io import find_scans, read_volume, write_volume
     from medcycle.model import Model, load_model, save_model

@@ -145,11 +145,16 @@ def inspect(
 
 @app.command()
 def translate(
-    source: Annotated[str, typer.Argument(metavar="IN", help="A scan, a DICOM folder, a folder of many, a glob.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A file, or a folder (of scans, or a DICOM series).")],
+    source: Annotated[
+        str, typer.Argument(metavar="IN", help="A scan, picture, video, DICOM folder, folder of many, glob.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", help="A file (out.nii.gz, out.mp4), or a folder (of scans, or a DICOM series)."),
+    ],
     model: Annotated[Path, typer.Option(help="A run folder, a .safetensors model, or the original's .pth.")],
     to: Annotated[str | None, typer.Option(help="Name of the domain to translate to; default b, from a.")] = None,
-    format: Annotated[str | None, typer.Option(help="For many scans: nii.gz, mha, nrrd, png or dicom.")] = None,  # noqa: A002
+    format: Annotated[str | None, typer.Option(help="For many scans: nii.gz, mha, nrrd, png, mp4, mkv, dicom.")] = None,  # noqa: A002
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
     series: Annotated[str | None, typer.Option(help="DICOM: which series of the folder.")] = None,
     resample_gaps: Annotated[
@@ -160,6 +165,9 @@ def translate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, bf16, fp16 or fp32.")] = "auto",
     resize: Annotated[str | None, typer.Option(help="Pictures: WIDTHxHEIGHT to resize to first, as 256x256.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="Frames a second of a video made of pictures; default 25.")
+    ] = None,
 ) -> None:
     """Translate scans, pictures, videos; the output has the input's grid and is written by the output's name."""
     from medcycle.console import scan_and_step_progress
@@ -183,6 +191,7 @@ def translate(
             overwrite=overwrite,
             series=series,
             resample_gaps=resample_gaps,
+            rate=rate,
             progress=progress,
             steps=steps,
         )
@@ -259,13 +268,14 @@ def benchmark(
     data: Annotated[Path, typer.Option(help="Folder of the data sets.")] = Path("data"),
     budget: Annotated[str | None, typer.Option(help="A shorter schedule of about this time: 90s, 30m, 2h.")] = None,
     weights: Annotated[Path | None, typer.Option(help="inception-2015-12-05.pt; else fetched once.")] = None,
+    url: Annotated[str | None, typer.Option(help="Another address of the data set's zip, or a zip here.")] = None,
 ) -> None:
     """Train the published schedule, translate both test sets, and print FID, KID, IS beside the published ones."""
     from medcycle.benchmark import parse_budget, run_benchmark
 
     seconds = None if budget is None else parse_budget(budget)
     folder = out or Path("runs") / f"benchmark-{Path(name).name}"
-    run_benchmark(name, folder, data=data, budget=seconds, weights=weights, overrides=overrides or [])
+    run_benchmark(name, folder, data=data, budget=seconds, weights=weights, overrides=overrides or [], url=url)
 
 
 @app.command()

@@ -164,15 +164,14 @@ def load_model(path: str | Path, network: nn.Module | None = None, device: str |
 def _load_upstream(path: Path, device: str | torch.device) -> Model:
     """A generator of the original program, as a model of 8-bit pictures.
 
-    Pictures become (x - 127.5) / 127.5, as there; translated ones are rounded, where the original cuts the fraction
-    off: at most one grey level of difference. No smaller picture gets a frame: the original was never shown one.
+    Pictures become (x - 127.5) / 127.5 and, translated, lose the fractions of their grey values, as there: the same
+    8-bit pixels. No smaller picture gets a frame: the original was never shown one.
     """
     state = upstream.read_state(path)
     # Pictures here are (C, W, H), the original's (C, H, W).
     network = upstream.transposed(upstream.load_generator(state, str(path))).to(device).eval()
-    source, target = (
-        DomainInfo(name, Preparation(modality="image", scale=(0.0, 255.0))) for name in upstream.domain_names(path)
-    )
+    how = Preparation(modality="image", scale=(0.0, 255.0), truncate=True)
+    source, target = (DomainInfo(name, how) for name in upstream.domain_names(path))
     arguments = upstream.generator_arguments(state, str(path))
     sample = {"axes": "axial", "size": [1, 1]}
     return Model(network, arguments, source, target, sample, {"format": "upstream", "file": path.name})

@@ -39,7 +39,19 @@ ARROWS: dict[str, set[str]] = {
     "__main__": {"cli"},
     "__init__": set(),  # gives public names when they are asked for
 }
-HEAVY = {"torch", "monai", "torchio", "matplotlib", "SimpleITK", "nibabel", "pydicom", "skimage", "scipy", "numpy"}
+HEAVY = {
+    "av",
+    "torch",
+    "monai",
+    "torchio",
+    "matplotlib",
+    "SimpleITK",
+    "nibabel",
+    "pydicom",
+    "skimage",
+    "scipy",
+    "numpy",
+}
 # What a room may import when it is itself imported. Everything else heavy waits inside the function that needs it.
 AT_ONCE = {room: {"numpy"} for room in ("volume", "io", "prepare", "evaluation", "benchmark")} | {
     room: {"numpy", "torch"} for room in ("data", "networks", "model", "device", "training", "inference")

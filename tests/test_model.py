@@ -1,22 +1,27 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from medcycle.errors import ModelError
+from medcycle.errors import ModelError, ScanError
+from medcycle.inference import Translator
 from medcycle.model import DomainInfo, Model, find_model, load_model, read_header, save_model
 from medcycle.networks import build_generator
 from medcycle.prepare import Preparation
+from medcycle.volume import Volume
 
 MR = DomainInfo("mr", Preparation(modality="mr", scale=(0.0, 900.0), spacing=(1.0, 1.0, None)))
 CT = DomainInfo("ct", Preparation(modality="ct", window=(-1000.0, 2000.0)))
@@ -182,11 +187,12 @@ def test_file_of_another_tool(tmp_path: Path, metadata: dict[str, str] | None) -
 
 
 def test_pickles_are_never_opened(tmp_path: Path) -> None:
-    path = tmp_path / "latest_net_G.pth"
-    torch.save({"a": 1}, path)
-    for function in (load_model, find_model):
-        with pytest.raises(ModelError, match="never unpickles"):
-            function(path)
+    for name in ("best.pt", "last.ckpt", "model.pkl"):
+        path = tmp_path / name
+        torch.save({"a": 1}, path)
+        for function in (load_model, find_model):
+            with pytest.raises(ModelError, match=r"never unpickles \.pt, \.ckpt"):
+                function(path)
 
 
 def test_missing_and_folder(tmp_path: Path) -> None:
@@ -296,3 +302,98 @@ def test_read_header_needs_no_weights(saved: Path) -> None:
     header = read_header(saved)
     assert header["source"]["name"] == "mr"
     assert header["sample"]["size"] == [16, 16]
+
+
+# -- generators of the original program ------------------------------------------------------------------------------
+
+
+def plain_networks() -> Any:
+    """The original's networks (tests are no package, so they are loaded by their path)."""
+    spec = importlib.util.spec_from_file_location("original", Path(__file__).parent / "networks" / "original.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def as_the_original(network: nn.Module, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Pixels (H, W, C) of 0..255 through the network and back, not yet whole numbers."""
+    x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255 * 2 - 1
+    with torch.no_grad():
+        y: np.ndarray[Any, Any] = network(x)[0].permute(1, 2, 0).numpy()
+    return (y + 1) / 2 * 255
+
+
+def test_an_authors_generator_is_a_model_of_pictures(tmp_path: Path) -> None:
+    plain = plain_networks()
+    folder = tmp_path / "horse2zebra_pretrained"
+    folder.mkdir()
+    torch.save(plain.weighted(plain.resnet(2, 2, norm="batch")).state_dict(), folder / "latest_net_G.pth")
+    model = load_model(find_model(folder / "latest_net_G.pth", "zebra"))
+    assert (model.source.name, model.target.name) == ("horse", "zebra")
+    assert model.arguments == {
+        "kind": "resnet", "in_channels": 3, "out_channels": 3, "ndim": 2, "filters": 2, "blocks": 2, "norm": "batch",
+        "dropout": 0.0,
+    }  # fmt: skip
+    assert model.provenance["format"] == "upstream"
+    assert (model.ndim, model.in_channels) == (2, 3)
+    assert not model.network.training
+    again = load_model(save_model(tmp_path / "horse_to_zebra.safetensors", model))  # medcycle's own file of it
+    x = torch.randn(1, 3, 16, 24)
+    assert torch.equal(again.network(x), model.network(x))
+    with pytest.raises(ModelError, match=r"from 'horse' to 'zebra'; a model to 'cow' was asked for"):
+        find_model(folder / "latest_net_G.pth", "cow")
+
+
+@pytest.mark.parametrize(
+    ("kind", "channels", "size"), [("resnet", 3, (28, 52)), ("resnet", 1, (64, 40)), ("unet", 3, (32, 64))]
+)
+def test_a_picture_comes_out_as_from_the_original(
+    tmp_path: Path, kind: str, channels: int, size: tuple[int, int]
+) -> None:
+    plain = plain_networks()
+    network = plain.resnet(4, 1, channels) if kind == "resnet" else plain.unet(4, 5, channels)
+    torch.save(plain.weighted(network).eval().state_dict(), tmp_path / "latest_net_G_B.pth")
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, channels), dtype=np.uint8)
+    Image.fromarray(pixels if channels == 3 else pixels[..., 0]).save(tmp_path / "picture.png")
+
+    translator = Translator.load(tmp_path / "latest_net_G_B.pth", device="cpu", precision="fp32")
+    translator.file(tmp_path / "picture.png", tmp_path / "out.png")
+    found = np.asarray(Image.open(tmp_path / "out.png")).reshape(pixels.shape)
+    expected = as_the_original(network, pixels)
+    assert np.ptp(expected) > 100
+    different = found != expected.astype(np.uint8)  # as the original, which cuts the fraction off
+    near_whole = np.abs(expected - np.rint(expected)) < 1e-3  # there the last bit decides
+    assert not (different & ~near_whole).any()
+    assert different.mean() < 0.01
+
+
+def test_pictures_that_an_authors_generator_cannot_take(tmp_path: Path) -> None:
+    plain = plain_networks()
+    torch.save(plain.resnet(2, 1, 1).state_dict(), tmp_path / "grey.pth")
+    translator = Translator.load(tmp_path / "grey.pth", device="cpu")
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "colour.png")
+    with pytest.raises(ModelError, match=r"colour\.png: 3 channel\(s\); the model from 'input' to 'output' takes 1"):
+        translator(tmp_path / "colour.png")
+    volume = Volume(np.zeros((1, 16, 16, 2), np.float32), np.eye(4), "HU", {"path": "head.nii.gz"})
+    with pytest.raises(ScanError, match=r"head\.nii\.gz: modality image .* unit is HU"):
+        translator(volume)
+
+
+def test_files_that_are_no_authors_generator(tmp_path: Path) -> None:
+    plain = plain_networks()
+    torch.save(plain.patchgan(2).state_dict(), tmp_path / "latest_net_D_A.pth")
+    torch.save({"epoch": 3}, tmp_path / "checkpoint.pth")
+    for name, message in (
+        ("latest_net_D_A.pth", r"looks like a discriminator: give the file of a generator"),
+        ("checkpoint.pth", r"expected tensors under keys such as model\.1\.weight.* found epoch"),
+    ):
+        with pytest.raises(ModelError, match=rf"{name}: .*{message}"):
+            load_model(find_model(tmp_path / name))
+    for function in (load_model, find_model):
+        with pytest.raises(ModelError, match=r"no\.pth: missing"):
+            function(tmp_path / "no.pth")
+    torch.save(plain.resnet(2, 1).state_dict(), tmp_path / "x.pth")
+    with pytest.raises(ModelError, match=r"x\.pth: .* brings its own network"):
+        load_model(tmp_path / "x.pth", network=Custom())

@@ -22,7 +22,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-import medcycle
 from medcycle.data.disk import check_space, in_words, unwritable
 from medcycle.errors import DownloadError
 
@@ -154,7 +153,7 @@ def _attempt(url: str, part: Path, hint: str, progress: Progress | None) -> str:
 
 def _open(version: _Version, have: int, hint: str) -> http.client.HTTPResponse:
     """The server's answer to a request for the file from byte `have` on."""
-    headers = {"User-Agent": f"medcycle/{medcycle.__version__}", "Accept-Encoding": "identity"}
+    headers = {"User-Agent": "medcycle", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
         if version.validator is not None:

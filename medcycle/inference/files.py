@@ -8,16 +8,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from medcycle.errors import ConfigError, MedcycleError, ScanError
+from medcycle.inference.frames import translate_recording
+from medcycle.inference.kinds import unit_of
 from medcycle.inference.sliding import Progress
 from medcycle.inference.translator import Translator
-from medcycle.io import find_scans, scan_name
-from medcycle.io.find import suffix_of
+from medcycle.inference.video import translate_video
+from medcycle.io import find_scans, open_recording, scan_name, write_recording
+from medcycle.io.find import PICTURES, VIDEOS, suffix_of
+from medcycle.io.video import is_video
 
-FORMATS = ("nii.gz", "nii", "mha", "nrrd", "png", "tif", "dicom")
+VIDEO_FORMATS = ("mp4", "mkv", "mov", "avi")
+FRAME_FORMATS = ("png", "tif")
+FORMATS = ("nii.gz", "nii", "mha", "nrrd", *FRAME_FORMATS, *VIDEO_FORMATS, "dicom")
+
+_NO_VIDEO = "it is no video. To make one video of a folder of pictures, name it: out.mp4"
 
 # What "the same format as the input" is for endings that are not themselves in FORMATS: the lossless, single-file
 # member of the family. DICOM files have any ending or none.
 _FAMILY = {"mhd": "mha", "nhdr": "nrrd", "jpg": "png", "jpeg": "png", "bmp": "png", "tiff": "tif", "": "dicom"}
+_FAMILY |= {"m4v": "mp4", "webm": "mp4", "gif": "mp4"}
 
 
 def translate_paths(
@@ -29,6 +38,7 @@ def translate_paths(
     overwrite: bool = False,
     series: str | None = None,
     resample_gaps: bool = False,
+    rate: float | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     steps: Progress | None = None,
 ) -> list[Path]:
@@ -38,6 +48,10 @@ def translate_paths(
     a DICOM series folder). Anything else (a folder of scans, a glob, a CSV, several paths) goes to
     `output`/NAME.ENDING; scans of the same name keep their folders below `output`.
 
+    A video becomes a video, or a folder of pictures 000001.png and so on (for an `output` without an ending, or format
+    png or tif); a folder of pictures becomes a video if `output` is named like one. A 4D NIfTI, MHA or NRRD file is
+    translated volume by volume into one like it. Neither is ever held in memory as a whole.
+
     Args:
         translator: what translates.
         inputs: a file, a folder, a glob or a CSV, as :func:`medcycle.io.find_scans` takes them, or several.
@@ -46,8 +60,9 @@ def translate_paths(
         overwrite: replace what is there already, instead of refusing before anything is done.
         series: which one, where a DICOM folder holds several.
         resample_gaps: accept DICOM series with missing or unevenly spaced slices (see :meth:`Translator.file`).
+        rate: frames per second of a video made from pictures; None: 25.
         progress: called with (scans done, scans in all, name of the scan just done).
-        steps: called with (planes or patches done, all of them) within each scan.
+        steps: called with (planes, patches or frames done, all of them) within each scan.
 
     Returns:
         The paths written, in the order of the scans.
@@ -64,7 +79,7 @@ def translate_paths(
     failures: list[str] = []
     for index, (scan, destination) in enumerate(pairs):
         try:
-            written.append(_translate(translator, scan, destination, series, resample_gaps, steps))
+            written.append(_translate(translator, scan, destination, format, series, resample_gaps, rate, steps))
         except MedcycleError as error:
             if len(pairs) == 1:
                 raise
@@ -83,22 +98,29 @@ def translate_paths(
 def plan_outputs(
     inputs: str | Path | Sequence[str | Path], output: str | Path, file_format: str | None = None
 ) -> list[tuple[Path, str]]:
-    """Each scan with the path that its translation goes to ("/" at the end: a DICOM series folder).
+    """Each scan with the path that its translation goes to ("/" at the end: a folder, of a DICOM series or of frames).
+
+    Pictures that are to become one video are one scan, called as they were asked for.
 
     Raises:
-        ConfigError: for an unknown format.
+        ConfigError: for an unknown format, or one that is not for this kind of scan.
         ScanError: if nothing is found, or many scans are to go into one file.
     """
     if file_format is not None and file_format not in FORMATS:
         raise ConfigError(f"format {file_format!r} is not known; allowed are {', '.join(FORMATS)}")
     asked = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-    scans = [scan for item in asked for scan in find_scans(item)]
+    scans = [scan for item in asked for scan in find_scans(item, videos=True)]
     folder = Path(output)
     slash = str(output).endswith("/") or folder.is_dir()
     named = None if slash else suffix_of(folder)
     if folder.suffix and named == "" and len(scans) == 1:
         raise ScanError(f"{output}: no format is called {folder.suffix!r}; known endings are {', '.join(FORMATS[:-1])}")
+    if len(asked) == 1 and named in VIDEOS and all(suffix_of(scan) in PICTURES for scan in scans):
+        return [(Path(asked[0]), str(output))]
     if len(asked) == 1 and scans == [Path(asked[0])] and (named or file_format is None):
+        if named and is_video(scans[0]) != (named in VIDEOS):
+            what = "video file, or a folder for its frames" if is_video(scans[0]) else "file that holds scans"
+            raise ScanError(f"{output}: {scans[0]} goes into a {what}, and this name ends in {named}")
         if named and file_format not in (None, _format(named)):
             raise ConfigError(f"{output}: this name asks for another format than {file_format}. Give one of them.")
         return [(scans[0], str(output))]
@@ -112,7 +134,12 @@ def plan_outputs(
     for scan in scans:
         below = scan.parent.absolute().relative_to(root) if keep_folders else Path()
         kind = file_format or ("dicom" if scan.is_dir() else _format(suffix_of(scan)))
-        ending = "/" if kind == "dicom" else f".{kind}"
+        if kind not in ((*VIDEO_FORMATS, *FRAME_FORMATS) if is_video(scan) else set(FORMATS) - set(VIDEO_FORMATS)):
+            raise ConfigError(
+                f"format {kind} is not for {scan}: "
+                + (f"a video becomes {', '.join((*VIDEO_FORMATS, *FRAME_FORMATS))}" if is_video(scan) else _NO_VIDEO)
+            )
+        ending = "/" if kind == "dicom" or (is_video(scan) and kind in FRAME_FORMATS) else f".{kind}"
         pairs.append((scan, f"{folder / below / scan_name(scan)}{ending}"))
     return pairs
 
@@ -152,11 +179,20 @@ def _translate(
     translator: Translator,
     scan: Path,
     destination: str,
+    file_format: str | None,
     series: str | None,
     resample_gaps: bool,
+    rate: float | None,
     steps: Progress | None,
 ) -> Path:
     try:
+        if is_video(scan) or is_video(destination):
+            pictures = file_format if file_format in FRAME_FORMATS else FRAME_FORMATS[0]
+            return translate_video(translator, scan, destination, rate=rate, pictures=pictures, progress=steps)
+        recording = open_recording(scan, unit=unit_of(translator.model.source.preparation.modality))
+        if recording is not None:
+            frames = translate_recording(translator, recording.frames, recording.count, steps)
+            return write_recording(frames, destination, recording)
         return translator.file(scan, destination, series=series, resample_gaps=resample_gaps, progress=steps)
     except MemoryError as error:
         raise ScanError(

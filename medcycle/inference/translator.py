@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import nn
 from medcycle.data.natural import resize_picture
 from medcycle.data.unpaired import AXES
 from medcycle.device import resolve_device, resolve_precision
-from medcycle.errors import ConfigError, ModelError
-from medcycle.inference.kinds import open_image, unit_of
+from medcycle.errors import ConfigError, ModelError, ScanError
+from medcycle.inference.frames import translate_recording
+from medcycle.inference.kinds import open_image, open_recorded, unit_of
 from medcycle.inference.sliding import Progress, translate_patches, translate_planes
 from medcycle.io import read_volume, write_volume
 from medcycle.io.files import stored
@@ -106,7 +108,8 @@ class Translator:
         """Translate one image.
 
         Args:
-            image: a path (the result is a Volume), Volume, nibabel image, SimpleITK image or MONAI MetaTensor.
+            image: a path (the result is a Volume), Volume, nibabel image, SimpleITK image or MONAI MetaTensor. A
+                nibabel or SimpleITK image with a fourth axis, time, is translated volume by volume.
 
         Returns:
             The same kind on the same grid, values in the target's unit (HU for CT).
@@ -115,7 +118,12 @@ class Translator:
             ScanError: if the image cannot be read or prepared.
             ModelError: if it does not fit the model, or is of a kind without geometry (a bare array).
         """
-        volume, back = open_image(image, self.model.source.preparation.modality)
+        modality = self.model.source.preparation.modality
+        recorded = open_recorded(image, modality)
+        if recorded is not None:
+            frames, count, back_together = recorded
+            return back_together(translate_recording(self, frames, count))
+        volume, back = open_image(image, modality)
         return back(self.translate(volume))
 
     def translate(self, volume: Volume, progress: Progress | None = None) -> Volume:
@@ -129,20 +137,51 @@ class Translator:
             ScanError: if it cannot be prepared (no body in it, another unit).
             ModelError: if its axes or channels do not fit the model, or the device's memory cannot hold one plane.
         """
-        volume = self._as_taken(volume)
-        self._check(volume)
-        source, target = self.model.source.preparation, self.model.target.preparation
-        suspicion = swap_warning(volume, source.modality)
+        self.warn_of(volume)
+        return self.frames([volume], progress)[0]
+
+    def warn_of(self, volume: Volume) -> None:
+        """Warn if a Volume does not look like what the model was trained on: another modality, or another scale."""
+        suspicion = swap_warning(volume, self.model.source.preparation.modality)
         if suspicion:
-            warnings.warn(f"{suspicion} The model translates {self.model.source.name}.", stacklevel=2)
-        prepared = source(volume)
+            warnings.warn(f"{suspicion} The model translates {self.model.source.name}.", stacklevel=3)
+        if self._is_picture(volume) and self.resize is None and self._off_scale(volume):
+            warnings.warn(
+                f"{volume.source.get('path', 'picture')}: {' x '.join(map(str, volume.space))} pixels; the model's "
+                f"training pictures were resized to {' x '.join(map(str, self.model.sample['resize']))}, and what "
+                "they show was of another size than here. Resize it to about that (--resize, resize=).",
+                stacklevel=3,
+            )
+
+    def frames(self, volumes: Sequence[Volume], progress: Progress | None = None) -> list[Volume]:
+        """Translate several Volumes of one shape at once: a 2D network's batches are filled from all their planes.
+
+        Args:
+            volumes: frames of a video or recording, say; each is prepared by itself.
+            progress: called with (planes or patches done, all of them).
+
+        Raises:
+            ScanError: as :meth:`translate`, or if their shapes differ.
+            ModelError: as :meth:`translate`.
+        """
+        volumes = [self._as_taken(volume) for volume in volumes]
+        for volume in volumes:
+            self._check(volume)
+            if volume.space != volumes[0].space:
+                raise ScanError(
+                    f"{volume.source.get('path', 'frame')}: {volume.space}, but the frames before it are "
+                    f"{volumes[0].space}. Frames that belong together have one size."
+                )
+        source, target = self.model.source.preparation, self.model.target.preparation
+        every = [source(volume) for volume in volumes]
         network, size = self.model.network, self.model.sample["size"]
         if self.model.ndim == 2:
             # A 2D scan has no choice of planes: it is one.
-            axis = AXES[self.model.sample["axes"]] if len(volume.space) == 3 else 2
+            axis = AXES[self.model.sample["axes"]] if len(volumes[0].space) == 3 else 2
+            stack = np.concatenate([prepared.array for prepared in every], axis=1 + axis)
             array = translate_planes(
                 network,
-                prepared.array,
+                stack,
                 axis,
                 size=size,
                 batch_size=self.batch_size,
@@ -150,20 +189,28 @@ class Translator:
                 precision=self.precision,
                 progress=progress,
             )
+            arrays = np.split(array, len(every), axis=1 + axis)
         else:
-            array = translate_patches(
-                network,
-                prepared.array,
-                size,
-                overlap=self.overlap,
-                batch_size=self.batch_size,
-                device=self.device,
-                precision=self.precision,
-                progress=progress,
-            )
+            arrays = [
+                translate_patches(
+                    network,
+                    prepared.array,
+                    size,
+                    overlap=self.overlap,
+                    batch_size=self.batch_size,
+                    device=self.device,
+                    precision=self.precision,
+                    progress=progress,
+                )
+                for prepared in every
+            ]
         masked = source.foreground and source.modality != "image" and target.modality != "image"
-        result = target.restore(array, prepared.state, foreground=prepared.foreground if masked else None)
-        return result.replace(source=volume.source)
+        return [
+            target.restore(array, prepared.state, foreground=prepared.foreground if masked else None).replace(
+                source=volume.source
+            )
+            for array, prepared, volume in zip(arrays, every, volumes, strict=True)
+        ]
 
     def file(
         self,
@@ -207,20 +254,16 @@ class Translator:
 
     def _as_taken(self, volume: Volume) -> Volume:
         """A picture at the size asked for, and grey as colour where the network takes colour; else the same volume."""
-        if len(volume.space) != 2 or self.model.source.preparation.modality != "image":
+        if not self._is_picture(volume):
             return volume
         if self.resize is not None:
             volume = volume.replace(array=resize_picture(stored(volume), self.resize))
-        if self.resize is None and self._off_scale(volume):
-            warnings.warn(
-                f"{volume.source.get('path', 'picture')}: {' x '.join(map(str, volume.space))} pixels; the model's "
-                f"training pictures were resized to {' x '.join(map(str, self.model.sample['resize']))}, and what "
-                "they show was of another size than here. Resize it to about that (--resize, resize=).",
-                stacklevel=3,
-            )
         if volume.channels == 1 and self.model.in_channels == 3:
             volume = volume.replace(array=np.repeat(volume.array, 3, axis=0))
         return volume
+
+    def _is_picture(self, volume: Volume) -> bool:
+        return len(volume.space) == 2 and self.model.source.preparation.modality == "image"
 
     def _off_scale(self, volume: Volume) -> bool:
         trained = self.model.sample.get("resize") or volume.space

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from medcycle.errors import ScanError
 from medcycle.io.dicom_read import read_dicom
 from medcycle.io.dicom_series import is_dicom
 from medcycle.io.dicom_write import write_dicom_series
-from medcycle.io.find import ITK, NIFTI, PICTURES, SUFFIXES, find_scans, patient_of, scan_name, suffix_of
+from medcycle.io.find import ITK, NIFTI, PICTURES, SUFFIXES, VIDEOS, find_scans, patient_of, scan_name, suffix_of
 from medcycle.io.image import read_image, write_image
 from medcycle.io.itk import from_sitk, read_itk, to_sitk, write_itk
+from medcycle.io.itk_frames import open_itk_recording, write_itk_recording
 from medcycle.io.nifti import from_nibabel, read_nifti, to_nibabel, write_nifti
+from medcycle.io.nifti_frames import open_nifti_recording, write_nifti_recording
+from medcycle.io.recording import Recording
 from medcycle.volume import UNITS, Volume
 
 __all__ = [
@@ -20,12 +24,14 @@ __all__ = [
     "find_scans",
     "from_nibabel",
     "from_sitk",
+    "open_recording",
     "patient_of",
     "read_volume",
     "scan_name",
     "to_nibabel",
     "to_sitk",
     "write_dicom_series",
+    "write_recording",
     "write_volume",
 ]
 
@@ -52,6 +58,10 @@ def read_volume(
     if not path.exists():
         raise ScanError(f"{path}: no such file or folder")
     suffix = suffix_of(path)
+    if suffix in VIDEOS and not path.is_dir():
+        raise ScanError(
+            f"{path}: a video is no scan. `medcycle translate` takes it; for training, write its frames as pictures."
+        )
     if path.is_dir() or (suffix not in (*NIFTI, *ITK, *PICTURES) and (suffix or is_dicom(path))):
         return read_dicom(path, unit, series, resample_gaps=resample_gaps)
     if series is not None:
@@ -99,4 +109,42 @@ def write_volume(volume: Volume, path: str | Path, *, like: Volume | None = None
     raise ScanError(
         f"{path}: no format to write is named {path.suffix!r}; write {writable}, or a folder (a name with a trailing "
         "slash) for a DICOM series"
+    )
+
+
+def open_recording(path: str | Path, *, unit: str | None = None) -> Recording | None:
+    """The recording that a 4D file (.nii, .nii.gz, .mha, .mhd, .nrrd, .nhdr) holds; None for every other file.
+
+    Only the header is read. A damaged file gives None too: :func:`read_volume` says what is wrong with it.
+
+    Args:
+        path: the file.
+        unit: what the caller knows of the values, as for :func:`read_volume`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return None
+    if suffix_of(path) in NIFTI:
+        return open_nifti_recording(path, unit)
+    return open_itk_recording(path, unit) if suffix_of(path) in ITK else None
+
+
+def write_recording(frames: Iterable[Volume], path: str | Path, like: Recording) -> Path:
+    """Write frames as one 4D file, one frame at a time; it appears whole or not at all.
+
+    Args:
+        frames: `like.count` volumes on its grid.
+        path: .nii, .nii.gz, .mha, .mhd, .nrrd or .nhdr.
+        like: whose place and times the frames have; in a file of the same format they are exactly these.
+
+    Raises:
+        ScanError: another ending, frames of different grids, or no way to write there.
+    """
+    path = Path(path)
+    if suffix_of(path) in NIFTI:
+        return write_nifti_recording(frames, path, like)
+    if suffix_of(path) in ITK:
+        return write_itk_recording(frames, path, like)
+    raise ScanError(
+        f"{path}: a recording of {like.count} volumes ({like.path}) goes into one file of {', '.join((*NIFTI, *ITK))}"
     )

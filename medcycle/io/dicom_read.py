@@ -94,7 +94,8 @@ def _slices(header: Header) -> list[Slice]:
     if count not in ("", "0", "1"):
         raise ScanError(
             f"{header.path}: {count} frames that say nothing of their places (no functional groups). Only enhanced "
-            "multi-frame images can be read; export it as one file a slice."
+            "multi-frame images can be read; export it as one file a slice, or a cine of one plane (ultrasound, say) "
+            "as a video for `medcycle translate`."
         )
     return [_slice(header, 0, ())]
 

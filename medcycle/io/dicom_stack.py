@@ -142,7 +142,14 @@ def _check_doubles(path: Path, slices: list[Slice], heights: Vector) -> None:
     one, two = slices[same[0]], slices[same[0] + 1]
     differing = [
         keyword
-        for keyword in ("EchoTime", "TemporalPositionIdentifier", "AcquisitionNumber", "DiffusionBValue", "ImageType")
+        for keyword in (
+            "EchoTime",
+            "TemporalPositionIdentifier",
+            "TriggerTime",
+            "AcquisitionNumber",
+            "DiffusionBValue",
+            "ImageType",
+        )
         if one.header.text(keyword) != two.header.text(keyword)
     ]
     hint = f"They differ in {', '.join(differing)}: separate them by that" if differing else "Remove the copies"

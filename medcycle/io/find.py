@@ -18,6 +18,7 @@ from medcycle.io.dicom_series import dicom_files, is_dicom, read_header
 NIFTI = (".nii", ".nii.gz")
 ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".gif")
 SUFFIXES = (*NIFTI, *ITK, *PICTURES, *dicom_series.SUFFIXES)
 """Endings of the files that can be read (DICOM files may have any or none)."""
 
@@ -26,9 +27,11 @@ _NOT_SCANS = (".txt", ".md", ".json", ".csv", ".tsv", ".yaml", ".xml", ".html", 
 
 
 def suffix_of(path: str | Path) -> str:
-    """The known ending of a file name in lower case (".nii.gz" counts as one), or ""."""
+    """The known ending of a file name in lower case (".nii.gz" counts as one; also a video's), or ""."""
     name = Path(path).name.lower()
-    return max((suffix for suffix in SUFFIXES if name.endswith(suffix) and name != suffix), key=len, default="")
+    return max(
+        (suffix for suffix in (*SUFFIXES, *VIDEOS) if name.endswith(suffix) and name != suffix), key=len, default=""
+    )
 
 
 def scan_name(path: str | Path) -> str:
@@ -38,7 +41,7 @@ def scan_name(path: str | Path) -> str:
     return name if path.is_dir() else name[: len(name) - len(suffix_of(path))]
 
 
-def find_scans(path: str | Path) -> list[Path]:
+def find_scans(path: str | Path, *, videos: bool = False) -> list[Path]:
     """The scans that `path` stands for, in natural order (head2 before head10).
 
     - a file: that file; a .csv: the files or folders in its column `path`, relative to the CSV, in its order;
@@ -46,7 +49,7 @@ def find_scans(path: str | Path) -> list[Path]:
     - a pattern with `*`, `?`, `[...]` or `**`: the files and folders it matches; DICOM files as their folder.
 
     Hidden files and files of other kinds (.txt, .json, ...) are passed over, and so are pictures beside DICOM slices
-    (exports put thumbnails there).
+    (exports put thumbnails there), and videos unless `videos` asks for them, too.
 
     Raises:
         ScanError: nothing there, nothing found, a wrong CSV, or NIfTI (or MHA, NRRD) and DICOM mixed in one folder.
@@ -54,7 +57,7 @@ def find_scans(path: str | Path) -> list[Path]:
     text = os.fspath(path)
     path = Path(text)
     if path.is_dir():
-        found = _in_folder(path)
+        found = _in_folder(path, videos)
         looked = "NIfTI, MHA, NRRD, PNG, JPEG, TIFF, BMP files or folders of DICOM files"
         if not found:
             raise ScanError(f"{path}: no scans in this folder; looked through it for {looked}")
@@ -66,7 +69,7 @@ def find_scans(path: str | Path) -> list[Path]:
             raise ScanError(f"{path}: no scan that can be read; known are {', '.join(SUFFIXES)} and DICOM files")
         return [path]
     if glob.has_magic(text):
-        found = _in_pattern(text)
+        found = _in_pattern(text, videos)
         if not found:
             raise ScanError(f"{text}: no file or folder of scans matches this pattern (seen from {Path.cwd()})")
         return sorted(set(found), key=_natural)
@@ -85,8 +88,8 @@ def _natural(path: Path) -> list[list[tuple[int, int, str]]]:
     ]
 
 
-def _in_folder(folder: Path) -> list[Path]:
-    return [scan for parent, names in _walk(folder, set()) for scan in _in_one_folder(parent, names)]
+def _in_folder(folder: Path, videos: bool) -> list[Path]:
+    return [scan for parent, names in _walk(folder, set()) for scan in _in_one_folder(parent, names, videos)]
 
 
 def _walk(top: Path, seen: set[Path]) -> Iterator[tuple[Path, list[str]]]:
@@ -121,13 +124,14 @@ def _passed_over(error: OSError) -> None:
     )
 
 
-def _in_one_folder(folder: Path, names: Iterable[str]) -> list[Path]:
+def _in_one_folder(folder: Path, names: Iterable[str], videos: bool) -> list[Path]:
     """The scans directly in a folder: its readable files, or the folder itself if it holds DICOM files."""
     files = [folder / name for name in sorted(names) if not name.startswith(".")]
-    scans = [file for file in files if suffix_of(file) in (*NIFTI, *ITK, *PICTURES)]
+    wanted = (*NIFTI, *ITK, *PICTURES, *(VIDEOS if videos else ()))
+    scans = [file for file in files if suffix_of(file) in wanted]
     if not any(_is_dicom_by_name_or_content(file) for file in files):
         return scans
-    volumes = [file.name for file in scans if suffix_of(file) not in PICTURES]
+    volumes = [file.name for file in scans if suffix_of(file) in (*NIFTI, *ITK)]
     if volumes:
         raise ScanError(
             f"{folder}: holds DICOM files and {len(volumes)} other scans ({', '.join(volumes[:3])}), which may be "
@@ -143,19 +147,19 @@ def _is_dicom_by_name_or_content(file: Path) -> bool:
     return file.suffix.lower() not in _NOT_SCANS and is_dicom(file)
 
 
-def _in_pattern(pattern: str) -> list[Path]:
+def _in_pattern(pattern: str, videos: bool) -> list[Path]:
     found: list[Path] = []
     for path in _matches(pattern):
         if path.is_dir():
             # A pattern that ends in ** matches every folder below, each with its own files.
             found += (
-                _in_one_folder(path, [file.name for file in path.iterdir()])
+                _in_one_folder(path, [file.name for file in path.iterdir()], videos)
                 if pattern.endswith("**")
-                else _in_folder(path)
+                else _in_folder(path, videos)
             )
         elif _is_dicom_by_name_or_content(path):
             found.append(path.parent)
-        elif suffix_of(path):
+        elif suffix_of(path) and (videos or suffix_of(path) not in VIDEOS):
             found.append(path)
     return found
 

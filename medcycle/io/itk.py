@@ -44,7 +44,8 @@ def from_sitk(image: Any, *, unit: str | None = None, where: str = "SimpleITK im
     ndim = image.GetDimension()
     if ndim not in (2, 3):
         raise ScanError(
-            f"{where}: {ndim} axes {image.GetSize()}; expected 2 or 3. Write each volume into its own file."
+            f"{where}: {ndim} axes {image.GetSize()}; expected 2 or 3. A fourth axis is time, which only `medcycle "
+            "translate` takes, frame by frame. For all else write each volume into its own file."
         )
     data = sitk.GetArrayFromImage(image)  # (k, j, i[, c])
     if np.iscomplexobj(data):

@@ -14,6 +14,9 @@ from medcycle.volume import Volume
 
 _MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
 
+NOTE = b"medcycle: synthetic image, not for clinical use"
+"""The description of a translated image whose header is otherwise the source's."""
+
 
 def read_nifti(path: Path, unit: str | None = None) -> Volume:
     """Read a NIfTI file; slope and intercept are applied.
@@ -60,11 +63,12 @@ def from_nibabel(image: Any, *, unit: str | None = None, where: str = "nibabel i
     if data.ndim < 2 or any(length != 1 for length in channels[0].shape[3:]):
         raise ScanError(
             f"{where}: shape {shape}; expected (i, j), (i, j, k) or channels as (i, j, k, 1, c). A fourth axis is "
-            "time: write each time point into a file of its own."
+            "time, which only `medcycle translate` takes, frame by frame. For all else write each time point into a "
+            "file of its own."
         )
     array = np.stack([channel.reshape(channel.shape[:3]) for channel in channels])
     affine = np.asarray(image.affine, dtype=np.float64).copy()
-    affine[:3] *= _length_unit(image)
+    affine[:3] *= length_unit(image.header)
     if array.ndim == 3:
         affine = plane_affine(affine)
     values = np.ascontiguousarray(array, dtype=np.float32)
@@ -72,9 +76,9 @@ def from_nibabel(image: Any, *, unit: str | None = None, where: str = "nibabel i
     return Volume(values, affine, unit or "a.u.", {"path": where, "format": "nifti"})
 
 
-def _length_unit(image: Any) -> float:
+def length_unit(header: Any) -> float:
     """Millimetres of one length unit of the header (nibabel's affine does not heed xyzt_units, ITK does)."""
-    units = getattr(image.header, "get_xyzt_units", lambda: ("mm", "sec"))
+    units = getattr(header, "get_xyzt_units", lambda: ("mm", "sec"))
     try:
         return _MILLIMETRES.get(units()[0], 1.0)
     except KeyError:  # a code that NIfTI does not define

@@ -60,7 +60,7 @@ class UnetGenerator(nn.Module):
             inner, outer = widths[level], widths[level - 1]
             # The innermost may be a single pixel, where an instance norm would leave nothing.
             last = level == downs - 1
-            halve = L.conv(ndim, outer, inner, 4, stride=2, padding=1, bias=bias or last)
+            halve = L.conv(ndim, outer, inner, 4, stride=2, padding=1, bias=bias or (last and norm != "batch"))
             return nn.Sequential(nn.LeakyReLU(0.2), halve, *([] if last else [L.norm(ndim, norm, inner)]))
 
         def decode(level: int) -> nn.Module:
@@ -70,7 +70,8 @@ class UnetGenerator(nn.Module):
             drop = [nn.Dropout(dropout)] if dropout and 4 <= level < downs - 1 else []
             return nn.Sequential(nn.ReLU(), double, L.norm(ndim, norm, outer), *drop)
 
-        self.head = L.conv(ndim, in_channels, filters, 4, stride=2, padding=1)
+        # With batch norm the original gives no convolution a bias but the last one.
+        self.head = L.conv(ndim, in_channels, filters, 4, stride=2, padding=1, bias=norm != "batch")
         self.encoder = nn.ModuleList(encode(level) for level in range(1, downs))
         self.decoder = nn.ModuleList(decode(level) for level in reversed(range(1, downs)))
         self.tail = nn.Sequential(

@@ -51,7 +51,7 @@ def numbered(count: int, width: int = 6, height: int = 4, channels: int = 3) -> 
 
 
 def numbers(batch: np.ndarray) -> list[int]:
-    return [int(round((float(sample[0, 2, 0]) + 1) * 127.5)) for sample in batch]
+    return [round((float(sample[0, 2, 0]) + 1) * 127.5) for sample in batch]
 
 
 def test_samples_are_the_originals_to_the_bit(tmp_path: Path) -> None:

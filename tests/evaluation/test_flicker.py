@@ -199,7 +199,7 @@ def test_videos(tmp_path):
     av = pytest.importorskip("av")
     from fractions import Fraction
 
-    from medcycle.io.video import VideoWriter
+    from medcycle.io.video_write import VideoWriter
 
     assert av
     for name, turn in (("in.mkv", False), ("out.mkv", True)):

@@ -108,14 +108,14 @@ def test_it_is_fetched_once_and_checked(known, tmp_path, monkeypatch, server):
     (served / "inception.pt").unlink()
     assert inception().is_inception  # from the cache
     (cache / "inception.pt").write_bytes(b"damaged")
-    with pytest.raises(ModelError, match="cannot be (reached|written)|server answers"):
+    with pytest.raises(ModelError, match=r"cannot be (reached|written)|server answers"):
         inception()
     assert inception(known).is_inception
 
 
 def test_without_a_server_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "URL", "http://127.0.0.1:9/inception.pt")
-    with pytest.raises(ModelError, match="cannot be (reached|written)|server answers"):
+    with pytest.raises(ModelError, match=r"cannot be (reached|written)|server answers"):
         inception(cache=tmp_path)
 
 

@@ -438,7 +438,7 @@ def test_a_corrupt_or_foreign_model(kind: str, trained: Path, tmp_path: Path, me
     elif kind == "pickle":
         model = tmp_path / "latest_net_G.pth"
         torch.save({"weight": torch.zeros(3)}, model)
-        says = "latest_net_G.pth: not a .safetensors file"
+        says = "latest_net_G.pth: no generator of the original program"
     elif kind == "empty folder":
         model = tmp_path
         says = "no exported model in this folder"

@@ -29,7 +29,7 @@ SMALLER: dict[str, tuple[str, ...]] = {
     "quick.yaml": (*SLICES, *COARSE, *FEW_BLOCKS),
 }
 PICTURES = [name for name, path in shipped().items() if "modality: image" in path.read_text(encoding="utf-8")]
-SMALLER |= {name: (*SLICES, *FEW_BLOCKS, "sample.resize=[27, 27]") for name in PICTURES}
+SMALLER |= dict.fromkeys(PICTURES, (*SLICES, *FEW_BLOCKS, "sample.resize=[27, 27]"))
 
 
 @pytest.fixture(scope="module")

@@ -6,15 +6,21 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import medcycle.evaluation.inception
 from medcycle.data import write_cohort
 from medcycle.io import read_volume
+from medcycle.io.video_write import VideoWriter
+from medcycle.networks import build_generator
+from medcycle.networks.upstream import generator_state
 
 SHRINK = (
     *("train.epochs=1", "train.decay_epochs=0", "train.samples_per_epoch=1", "train.batch_size=1", "train.device=cpu"),
@@ -24,7 +30,8 @@ SMALL = {
     "mri2ct.yaml": ("prepare.spacing=[9, 9, 9]", "sample.size=[24, 24]", "model.generator.blocks=1"),
     "quick.yaml": ("prepare.spacing=[9, 9, 9]", "sample.size=[24, 24]", "model.generator.blocks=1"),
     "harmonize.yaml": ("prepare.spacing=[9, 9, 9]", "sample.size=[24, 24]", "model.generator.downs=2"),
-    "horse2zebra.yaml": ("sample.size=[24, 24]", "model.generator.blocks=1"),
+    "horse2zebra.yaml": ("sample.size=[24, 24]", "sample.resize=[27, 27]", "model.generator.blocks=1"),
+    "miniature.yaml": ("sample.size=[24, 24]", "model.generator.blocks=1"),
 }
 
 
@@ -42,13 +49,27 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(head, tmp_path / "siemens" / "subject01.nii.gz")
     for name, source in (("test/mr", "mr"), ("ct", "ct"), ("masks", "mask")):
         shutil.copytree(test / source, tmp_path / name)
-    rng = np.random.default_rng(0)
-    for name in ("trainA/1.png", "trainA/2.png", "trainB/1.png"):
-        path = tmp_path / "data" / "horse2zebra" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).save(path)
+    folders = [f"data/horse2zebra/{part}" for part in ("trainA", "trainB", "testA", "testB")]
+    for folder in (*folders, "data/cityscapes/testB", "horses", "labels"):
+        write_pictures(tmp_path / folder)
+    Image.open(tmp_path / "horses" / "1.png").resize((300, 280)).save(tmp_path / "large.jpg")
+    with VideoWriter(tmp_path / "clip.mp4", rate=Fraction(10)) as video:
+        for number in range(3):
+            video.write(np.full((3, 32, 32), 80 * number, np.uint8), Fraction(number, 10))
+    network = build_generator("resnet", in_channels=3, out_channels=3, ndim=2, filters=2, blocks=1)
+    torch.save(generator_state(network), tmp_path / "latest_net_G_A.pth")
+    # No network in tests: the Inception weights cannot be had.
+    monkeypatch.setattr(medcycle.evaluation.inception, "URL", "http://127.0.0.1:9/inception.pt")
+    monkeypatch.setenv("MEDCYCLE_CACHE", str(tmp_path / "weights"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def write_pictures(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for number in range(3):
+        Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).save(folder / f"{number}.png")
 
 
 def commands(text: str) -> list[list[str]]:
@@ -65,6 +86,11 @@ def test_every_command_of_the_readme_runs(root: Path, home: Path, medcycle: Call
         if words[0] == "train":
             name = words[words.index("--config") + 1]
             words = [*words, *SMALL[name], *SHRINK]
+        if words[0] == "benchmark":
+            fixed = SHRINK if "--budget" not in words else SHRINK[3:]  # a budget sets the epochs itself
+            out = [] if "--budget" not in words else ["--out", "short"]
+            words = [*words, *out, *SMALL[f"{words[1]}.yaml"], *fixed]
+            words = [word.replace("30m", "2s") for word in words]
         ran = medcycle(*words)
         assert ran.code == 0, f"{words}: {ran.err}"
     source, made = read_volume(home / "patient7.nii.gz"), read_volume(home / "patient7_sct.nii.gz", unit="HU")

@@ -162,6 +162,13 @@ def test_doubled_slices(tmp_path: Path, make_series: Maker) -> None:
         read_volume(folder)
 
 
+def test_phases_of_the_heart(tmp_path: Path, make_series: Maker) -> None:
+    folder = make_series(tmp_path / "cine", TriggerTime=0)
+    make_series(folder, 4, prefix="t", TriggerTime=35.5)
+    with pytest.raises(ScanError, match=r"They differ in TriggerTime: separate them by that"):
+        read_volume(folder)
+
+
 def test_uneven_positions(tmp_path: Path, make_series: Maker) -> None:
     def place(heights: list[float]) -> Callable[[int], dict[str, Any]]:
         return lambda k: {"ImagePositionPatient": [-10, -20, heights[k]]}

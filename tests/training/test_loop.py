@@ -23,11 +23,11 @@ from medcycle.errors import CheckpointError, ConfigError, MedcycleError, ScanErr
 from medcycle.io import read_volume, write_volume
 from medcycle.model import load_model
 from medcycle.training.checkpoint import checkpoints, read_checkpoint, restore_checkpoint
+from medcycle.training.cohorts import data_digest, prepare_domains, split
 from medcycle.training.loop import train
 from medcycle.training.plan import audit_targets, plan
 from medcycle.training.progress import Journal
 from medcycle.training.runtime import Processes
-from medcycle.training.cohorts import data_digest, prepare_domains, split
 from medcycle.training.setup import build_gan, learning_rate
 
 QUIET = Console(quiet=True)
