@@ -175,7 +175,7 @@ def test_shipped_configurations_open_with_their_command() -> None:
     assert {"mri2ct.yaml", "mri2ct-3d.yaml", "harmonize.yaml", "horse2zebra.yaml", "quick.yaml"} <= set(shipped())
     for name, path in shipped().items():
         first = path.read_text(encoding="utf-8").partition("\n")[0]
-        assert first.endswith(f"medcycle train --config {name}")
+        assert first.endswith((f"medcycle train --config {name}", f"medcycle benchmark {path.stem}"))
 
 
 def test_a_shipped_configuration_is_found_by_name_and_a_local_file_first(
