@@ -24,6 +24,9 @@ configs = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, c
 app.add_typer(configs, name="config")
 
 ConfigOption = Annotated[str, typer.Option("--config", "-c", help="A YAML file, or the name of a shipped one.")]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="Stop if a single scan cannot be used; else go on without it, and list it.")
+]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Override any key.")]
 
 
@@ -82,6 +85,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME of the configuration.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint, exactly.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; write nothing.")] = False,
+    strict: StrictOption = False,
 ) -> None:
     """Train both directions from two folders of unpaired scans."""
     from medcycle.config import load_config
@@ -98,15 +102,17 @@ def train(
         return
     from medcycle.training.loop import train as run_training
 
-    outcome = run_training(settings, folder, resume=resume)
+    outcome = run_training(settings, folder, resume=resume, strict=strict)
     if not outcome.finished:
         sys.exit(130)
     if first:
         typer.echo(f"Done: {outcome.step} steps. Models, previews and report.html are in {outcome.run}")
+        if outcome.refused:
+            typer.echo(f"{outcome.refused} scan(s) could not be used: {outcome.run / 'refused.txt'}", err=True)
 
 
 @app.command()
-def prepare(config: ConfigOption, overrides: Overrides = None) -> None:
+def prepare(config: ConfigOption, overrides: Overrides = None, strict: StrictOption = False) -> None:
     """Prepare the scans of a configuration ahead of training (training does it by itself)."""
     from rich.console import Console
 
@@ -114,7 +120,7 @@ def prepare(config: ConfigOption, overrides: Overrides = None) -> None:
     from medcycle.training.loop import prepare_with_progress
 
     settings = load_config(config, overrides or [])
-    prepare_with_progress(settings, Console(stderr=True))
+    prepare_with_progress(settings, Console(stderr=True), strict=strict)
     typer.echo(f"Prepared scans are in {settings.prepare.cache}")
 
 
@@ -124,21 +130,26 @@ def inspect(
         list[str],
         typer.Argument(help="A configuration and SECTION.KEY=VALUE overrides; or files, folders, globs of scans."),
     ],
-    out: Annotated[Path | None, typer.Option(help="Also write the audit as JSON.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the audit: a page (.html), or all of it (.json).")
+    ] = None,
 ) -> None:
     """Audit scans before training: geometry, intensities, what would be refused, suspicions."""
     from medcycle.console import print_audit, scan_progress
     from medcycle.training.plan import audit_targets
 
+    if out is not None and out.suffix.lower() not in (".html", ".json"):
+        raise ConfigError(f"--out {out}: an audit is written as .html (a page) or .json")
     with scan_progress("inspecting") as progress:
         found = audit_targets(target, progress)
     print_audit(found)
     if out is not None:
         import json
 
+        from medcycle.evaluation.audit_page import audit_page
         from medcycle.io.files import write_file
 
-        write_file(out, json.dumps(found.to_dict(), indent=2))
+        write_file(out, json.dumps(found.to_dict(), indent=2) if out.suffix.lower() == ".json" else audit_page(found))
     if any(scan.refused for domain in found.domains for scan in domain.scans):
         sys.exit(2)
 
@@ -160,6 +171,20 @@ def translate(
     resample_gaps: Annotated[
         bool, typer.Option("--resample-gaps", help="DICOM: accept missing or uneven slices, interpolated.")
     ] = False,
+    deidentify: Annotated[
+        bool,
+        typer.Option(
+            "--deidentify",
+            help="DICOM: without patient, staff, institution, dates and the originals' UIDs (PS3.15 basic profile). "
+            "Pixels and the names of files and folders stay.",
+        ),
+    ] = False,
+    deterministic_uids: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic-uids", help="DICOM: UIDs and dates made from the source's: the same bytes again."
+        ),
+    ] = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="At once; default 8 planes or 1 patch.")] = None,
     overlap: Annotated[float, typer.Option(min=0, max=0.9, help="3D: overlap of the windows.")] = 0.5,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -169,7 +194,11 @@ def translate(
         float | None, typer.Option(min=0.001, help="Frames a second of a video made of pictures; default 25.")
     ] = None,
 ) -> None:
-    """Translate scans, pictures, videos; the output has the input's grid and is written by the output's name."""
+    """Translate scans, pictures, videos; the output has the input's grid and is written by the output's name.
+
+    A DICOM series made from DICOM keeps its patient and study; one made from any other file gets an invented patient,
+    whose ID is the name of the output folder.
+    """
     from medcycle.console import scan_and_step_progress
     from medcycle.inference import Translator, translate_paths
 
@@ -191,6 +220,8 @@ def translate(
             overwrite=overwrite,
             series=series,
             resample_gaps=resample_gaps,
+            deidentify=deidentify,
+            deterministic_uids=deterministic_uids,
             rate=rate,
             progress=progress,
             steps=steps,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
@@ -14,9 +15,11 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from medcycle.evaluation.result import Result
-    from medcycle.prepare.audit import Audit, DomainAudit
+    from medcycle.prepare import Audit, DomainAudit, ScanAudit
 
 SHOWN = 40  # scans of a domain listed one by one
+LISTED = 8  # sizes in one line
+NAME_WIDTH = 16  # characters that a scan's name has at least, before it goes on in the next line
 
 
 @contextmanager
@@ -91,36 +94,61 @@ def print_audit(audit: Audit) -> None:
     """Each domain's scans, its summary, and the warnings."""
     console = Console(markup=False)  # a scan may be called anything, [this] too
     for domain in audit.domains:
-        console.print(_domain_table(domain))
+        title, table = _domain_table(domain)
+        console.print(title, style="italic", highlight=False, soft_wrap=True)
+        console.print(table)
         for key, value in domain.summary().items():
-            console.print(f"  {key}: {value}", highlight=False, soft_wrap=True)
+            text = (
+                ", ".join(f"{name} ({n})" for name, n in value.items()) if isinstance(value, dict) else _listed(value)
+            )
+            console.print(f"  {key}: {text}", highlight=False, soft_wrap=True)
     for scan in (scan for domain in audit.domains for scan in domain.scans if scan.refused):
         console.print(f"refused: {scan.refused}", style="red", highlight=False, soft_wrap=True)
     for warning in audit.warnings:
         console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
 
 
-def _domain_table(domain: DomainAudit) -> Table:
+def _listed(value: object) -> str:
+    if not isinstance(value, list):
+        return f"{value:.5g}" if isinstance(value, float) else str(value)
+    more = f" and {len(value) - LISTED} more" if len(value) > LISTED else ""
+    return "; ".join("x".join(f"{number:.4g}" for number in one) for one in value[:LISTED]) + more
+
+
+COLUMNS: dict[str, Callable[[ScanAudit], str]] = {
+    "voxels": lambda scan: "x".join(map(str, scan.space)),
+    "mm": lambda scan: "x".join(f"{s:.3g}" for s in scan.spacing),
+    "axes": lambda scan: scan.orientation,
+    "unit": lambda scan: scan.unit,
+    "1 %": lambda scan: _number(scan.p1),
+    "median": lambda scan: _number(scan.median),
+    "99 %": lambda scan: _number(scan.p99),
+    "body": lambda scan: f"{scan.foreground:.0%}",
+}
+
+
+def _domain_table(domain: DomainAudit) -> tuple[str, Table]:
+    """A title, and the scans one by one. Geometry and unit that all share go into the title: names keep their width."""
+    shown = domain.scans[:SHOWN]
+    cells = {name: [tell(scan) for scan in shown if not scan.refused] for name, tell in COLUMNS.items()}
+    same = [name for name in ("voxels", "mm", "axes", "unit") if len(set(cells[name])) == 1]
     title = f"{domain.name}{f' ({domain.modality})' if domain.modality else ''}: {len(domain.scans)} scan(s)"
-    table = Table(title=title, title_justify="left")
-    for name in ("scan", "voxels", "mm", "axes", "unit", "1 %", "median", "99 %", "body"):
-        table.add_column(name, justify="left" if name == "scan" else "right", no_wrap=name != "scan")
-    for scan in domain.scans[:SHOWN]:
+    if same:
+        facts = [f"{cells[name][0]}{f' {name}' if name in ('voxels', 'mm') else ''}" for name in same]
+        title += f"; {'all' if len(domain.usable) > 1 else 'it'}: {', '.join(facts)}"
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("scan", overflow="fold", min_width=NAME_WIDTH)
+    columns = {name: tell for name, tell in COLUMNS.items() if name not in same}
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for scan in shown:
         if scan.refused:
             table.add_row(scan.name, "refused", style="red")
-            continue
-        table.add_row(
-            scan.name,
-            "x".join(map(str, scan.space)),
-            "x".join(f"{s:.3g}" for s in scan.spacing),
-            scan.orientation,
-            scan.unit,
-            *(_number(value) for value in (scan.p1, scan.median, scan.p99)),
-            f"{scan.foreground:.0%}",
-        )
+        else:
+            table.add_row(scan.name, *(tell(scan) for tell in columns.values()))
     if len(domain.scans) > SHOWN:
         table.add_row(f"... and {len(domain.scans) - SHOWN} more")
-    return table
+    return title, table
 
 
 def _number(value: float) -> str:

@@ -235,6 +235,38 @@ def test_inspect(cohort: Path, medcycle: Run) -> None:
     assert not (cohort / "cache").exists()
 
 
+def test_inspect_writes_a_page(cohort: Path, medcycle: Run, make_ball: Run) -> None:
+    shutil.rmtree(cohort / "ct")
+    folder = write_volume(make_ball(0, "ct"), cohort / "ct" / "head0")
+    for file in folder.iterdir():
+        data = pydicom.dcmread(file)
+        data.Manufacturer = data.SeriesDescription = "<script>alert(1)</script>"
+        data.PatientName, data.PatientID = "Doe^Jane", "ID77"
+        data.save_as(file)
+    (cohort / "mr" / "odd.nii.gz").write_bytes(b"nothing")
+    (cohort / "mr" / "cohort.csv").write_text(
+        "path,patient,site,age\np0.nii.gz,Joan,Delft,4\nodd.nii.gz,Joan,Delft,5\n"
+    )
+    configuration = (cohort / "c.yaml", f"domains.a.path={cohort / 'mr' / 'cohort.csv'}")
+    ran = medcycle("inspect", *configuration, "--out", cohort / "audit.html")
+    assert ran.code == 2  # a scan is refused
+    assert "columns ignored: age" in ran.err
+    assert "sites: Delft (1)" in ran.out
+    assert "patients: 1" in ran.out
+    assert "refused: " in ran.out
+    page = (cohort / "audit.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "odd.nii.gz: cannot be read as NIfTI" in page
+    assert "Delft (1)" in page
+    for text in (page, ran.out, ran.err):
+        assert not any(secret in text for secret in ("Doe", "ID77", "Joan"))
+    ran = medcycle("inspect", *configuration, "--out", cohort / "audit.pdf")
+    assert ran.code == 2
+    assert "audit.pdf: an audit is written as .html (a page) or .json" in ran.err
+    assert not (cohort / "audit.pdf").exists()
+
+
 def test_inspect_takes_what_train_takes(cohort: Path, medcycle: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(cohort)
     paths = [f"domains.{key}.path={cohort / name}" for key, name in (("a", "mr"), ("b", "ct"))]
@@ -250,6 +282,22 @@ def test_inspect_takes_what_train_takes(cohort: Path, medcycle: Run, monkeypatch
     assert "override 'mr': expected section.key=value" in ran.err
     (cohort / "mr").rename("quick")
     assert "quick: 2 scan(s)" in medcycle("inspect", "quick").out  # a folder of that name comes first
+
+
+# --- prepare ----------------------------------------------------------------------------------------------------------
+
+
+def test_prepare_goes_on_without_a_bad_scan(cohort: Path, medcycle: Run) -> None:
+    (cohort / "ct" / "odd.nii.gz").write_bytes(b"nothing")
+    ran = medcycle("prepare", "--config", cohort / "c.yaml", "prepare.nyul=true", "prepare.crop=true")
+    assert ran.code == 0
+    assert "warning: 1 scan(s) cannot be used and are left out (--strict stops here):" in ran.err
+    assert f"  domains.b (ct): {cohort / 'ct' / 'odd.nii.gz'}: cannot be read as NIfTI" in ran.err
+    assert len(list((cohort / "cache").glob("*.npy"))) == 4
+    assert len(list((cohort / "cache").glob("*.landmarks.json"))) == 2
+    ran = medcycle("prepare", "--strict", "--config", cohort / "c.yaml")
+    assert ran.code == 2
+    assert "1 of 3 scans cannot be prepared" in ran.err
 
 
 # --- translate --------------------------------------------------------------------------------------------------------
@@ -336,7 +384,7 @@ def test_a_translation_of_a_series_with_gaps_is_scored(
 # --- warnings ---------------------------------------------------------------------------------------------------------
 
 
-def test_odd_headers_are_one_warning_a_kind(cohort: Path, trained: Path, medcycle: Run, make_ball: Run) -> None:
+def test_odd_headers_are_no_flood_of_warnings(cohort: Path, trained: Path, medcycle: Run, make_ball: Run) -> None:
     shutil.rmtree(cohort / "mr")
     for index in range(2):
         folder = write_volume(make_ball(index, "mr"), cohort / "mr" / f"head{index}")
@@ -355,10 +403,8 @@ def test_odd_headers_are_one_warning_a_kind(cohort: Path, trained: Path, medcycl
     for ran in runs:
         assert ran.code == 0, ran.err
         lines = [line for line in ran.err.splitlines() if "warning" in line.lower()]
-        assert len(lines) == 2, lines  # one a kind, of 80 values
-        assert all(line.startswith("warning: DICOM: ") for line in lines), lines
-        assert any("Invalid value for VR UI: '...'" in line for line in lines), lines
-        assert any("maximum length of 64 allowed for VR LO" in line for line in lines), lines
+        assert all(line.startswith("warning: DICOM: ") and "(said once; " in line for line in lines), lines
+        assert len({re.sub(r"[0-9]+", "", line) for line in lines}) == len(lines) <= 2, lines  # a kind, of 80 values
         assert "Jane" not in ran.err
         assert "1.2.0" not in ran.err
 

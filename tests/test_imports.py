@@ -123,6 +123,8 @@ def test_the_plan_has_no_circles() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_heavy_imports_wait(path: Path) -> None:
     allowed = AT_ONCE.get(room_of(path), set())
+    if path == PACKAGE / "io" / "monai.py":  # subclasses of MONAI's; nothing of medcycle imports it
+        allowed = allowed | {"monai"}
     early = {found.module.partition(".")[0] for found in imports(path) if found.at_once} & HEAVY
     assert early <= allowed
 

@@ -22,15 +22,19 @@ class Domain(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*$")]
     """Short name; appears in file names (mr_to_ct.safetensors) and in `--to NAME`."""
     path: str | tuple[str, ...]
-    """A folder (searched recursively), a file, a glob pattern, a .csv with a `path` column, or a list of these."""
+    """A folder (searched recursively), a file, a glob pattern, a .csv, or a list of these. A .csv has a column `path`
+    (relative to it) and may have `patient`, `site`, `split` (train, val or test) and `series`."""
     modality: Literal["mr", "ct", "image"]
     """mr: arbitrary units; ct: HU; image: pictures (8- or 16-bit PNG, JPEG, TIFF) with a fixed range."""
     patient: str | None = None
-    """Regular expression with one group that finds the patient in a scan's path, for the validation split."""
+    """Regular expression with one group that finds the patient in a scan's path, for the validation split. A .csv's
+    column `patient` comes first."""
     series: str | None = None
     """DICOM only: which series to take (UID, number or description) where a folder holds several."""
     resample_gaps: bool = False
     """DICOM only: accept series with missing or unevenly spaced slices, interpolated onto an even grid."""
+    threshold: float | None = None
+    """mr, ct: the value above which a voxel is body; null: -500 HU (ct), found by Otsu and the noise (mr)."""
 
     @field_validator("patient")
     @classmethod
@@ -81,6 +85,11 @@ class Prepare(Section):
     is dark in MR."""
     n4: bool = False
     """mr: N4 bias field correction (Tustison 2010), about 10 s a scan."""
+    nyul: bool = False
+    """mr: standardize the histograms (Nyul & Udupa 1999): every scan is mapped piecewise linearly, so that its
+    percentiles meet the training scans' mean ones. Takes a pass over the training scans first."""
+    crop: bool = False
+    """mr, ct: cut every scan to its body and 10 mm round it. Translated scans keep their frame; outside is air."""
     cache: str = "runs/cache"
     """Folder of the prepared scans (memory-mapped arrays; may be deleted at any time, is rebuilt)."""
     workers: Annotated[int, Field(ge=0)] = 0

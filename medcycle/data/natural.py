@@ -116,6 +116,7 @@ def load_pictures(
     limits: Limits | None = None,
     threads: int = 2,
     progress: Progress | None = None,
+    refused: list[tuple[Path, str]] | None = None,
 ) -> list[Picture]:
     """Decode the pictures of a domain; grey ones among colour ones become colour, as in the original.
 
@@ -125,21 +126,21 @@ def load_pictures(
         limits: the values that become -1 and 1; None takes 0..255 of 8-bit and 0..65535 of 16-bit pictures.
         threads: that decode side by side.
         progress: called with (pictures done, pictures in all, name of the last one).
+        refused: takes the pictures that cannot be read, each with the reason; None makes one of them an error.
 
     Raises:
-        PicturesError: listing every picture that cannot be read.
+        PicturesError: listing every picture that cannot be read, if any (or, with `refused`, all) cannot.
         ScanError: more pictures than the memory holds.
     """
-    failures: list[str] = []
+    failures: list[tuple[Path, str]] = []
     pictures: list[Picture] = []
     with ThreadPoolExecutor(max(1, threads)) as pool:
         for path, outcome in zip(paths, pool.map(functools.partial(_read, resize=resize), paths), strict=True):
             if isinstance(outcome, MedcycleError):
-                failures.append(str(outcome))
+                failures.append((path, str(outcome)))
             elif limits is None and outcome.dtype not in (np.uint8, np.uint16):
-                failures.append(
-                    f"{path}: {outcome.dtype} values: which are black and white? Set prepare.range to two numbers."
-                )
+                doubt = f"{path}: {outcome.dtype} values: which are black and white? Set prepare.range to two numbers."
+                failures.append((path, doubt))
             else:
                 own = limits or (0.0, float(np.iinfo(outcome.dtype).max))
                 pictures.append(Picture(path, outcome, own))
@@ -147,10 +148,12 @@ def load_pictures(
                     _check_memory(outcome.nbytes * len(paths), len(paths), outcome.shape[1:])
             if progress is not None:
                 progress(len(pictures) + len(failures), len(paths), scan_name(path))
-    if failures:
+    if failures and (refused is None or not pictures):
         more = f"\n  ... and {len(failures) - 20} more" if len(failures) > 20 else ""
-        listing = "\n".join(f"  - {failure}" for failure in failures[:20])
+        listing = "\n".join(f"  - {failure}" for _, failure in failures[:20])
         raise PicturesError(f"{len(failures)} of {len(paths)} pictures cannot be used:\n{listing}{more}")
+    if refused is not None:
+        refused += failures
     colours = max((picture.channels for picture in pictures), default=1)
     return [
         Picture(p.path, np.repeat(p.pixels, colours // p.channels, axis=0), p.limits) if p.channels < colours else p

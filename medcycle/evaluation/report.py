@@ -42,7 +42,7 @@ def evaluation_page(result: Result, shown: Mapping[str, CasePlanes]) -> str:
     limit = error_limit(list(cases.values())) or 1.0
     unit = result.unit
     tabs = [_tab(case, " and ".join(kinds[name]), limit, unit, len(result.cases)) for name, case in cases.items()]
-    return _render(
+    return render(
         "evaluation.html",
         title="Evaluation",
         metrics=result.metrics,
@@ -125,7 +125,7 @@ def write_training_report(
     Raises:
         ScanError: when the file cannot be written.
     """
-    page = _render(
+    page = render(
         "training.html",
         title=title,
         pictures=[{"caption": caption, "src": data_uri(png)} for caption, png in pictures],
@@ -138,7 +138,8 @@ def write_training_report(
     return Path(path)
 
 
-def _render(template: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
+    """A page from a template of this room, every value escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

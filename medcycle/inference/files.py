@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from medcycle.errors import ConfigError, MedcycleError, ScanError
 from medcycle.inference.frames import translate_recording
@@ -38,6 +39,8 @@ def translate_paths(
     overwrite: bool = False,
     series: str | None = None,
     resample_gaps: bool = False,
+    deidentify: bool = False,
+    deterministic_uids: bool = False,
     rate: float | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     steps: Progress | None = None,
@@ -60,6 +63,10 @@ def translate_paths(
         overwrite: replace what is there already, instead of refusing before anything is done.
         series: which one, where a DICOM folder holds several.
         resample_gaps: accept DICOM series with missing or unevenly spaced slices (see :meth:`Translator.file`).
+        deidentify: DICOM series are written without the patient; those of one study stay together, and those of one
+            patient (see :meth:`Translator.file`). Names of files and folders stay as they are.
+        deterministic_uids: DICOM series get UIDs and dates made from their sources', so that the same call writes the
+            same bytes.
         rate: frames per second of a video made from pictures; None: 25.
         progress: called with (scans done, scans in all, name of the scan just done).
         steps: called with (planes, patches or frames done, all of them) within each scan.
@@ -68,18 +75,29 @@ def translate_paths(
         The paths written, in the order of the scans.
 
     Raises:
-        ConfigError: for an unknown format.
+        ConfigError: for an unknown format, or if `deidentify` and `deterministic_uids` are both asked for.
         ScanError: before anything is written: if nothing is found, two scans would share an output, or an output
             exists. At the end: naming each scan that failed; all others have been written.
         ModelError: if the only scan does not fit the model.
     """
+    if deidentify and deterministic_uids:
+        raise ConfigError(
+            "--deidentify with --deterministic-uids: UIDs made from the originals' tell whoever has those what belongs "
+            "to them. Ask for one of the two."
+        )
+    options = {
+        "series": series,
+        "resample_gaps": resample_gaps,
+        "deidentify": deidentify,
+        "deterministic_uids": deterministic_uids,
+    }
     pairs = plan_outputs(inputs, output, format)
     _refuse_clashes(pairs, overwrite)
     written: list[Path] = []
     failures: list[str] = []
     for index, (scan, destination) in enumerate(pairs):
         try:
-            written.append(_translate(translator, scan, destination, format, series, resample_gaps, rate, steps))
+            written.append(_translate(translator, scan, destination, format, rate, steps, options))
         except MedcycleError as error:
             if len(pairs) == 1:
                 raise
@@ -180,10 +198,9 @@ def _translate(
     scan: Path,
     destination: str,
     file_format: str | None,
-    series: str | None,
-    resample_gaps: bool,
     rate: float | None,
     steps: Progress | None,
+    options: dict[str, Any],
 ) -> Path:
     try:
         if is_video(scan) or is_video(destination):
@@ -193,7 +210,7 @@ def _translate(
         if recording is not None:
             frames = translate_recording(translator, recording.frames, recording.count, steps)
             return write_recording(frames, destination, recording)
-        return translator.file(scan, destination, series=series, resample_gaps=resample_gaps, progress=steps)
+        return translator.file(scan, destination, progress=steps, **options)
     except MemoryError as error:
         raise ScanError(
             f"{scan}: too large for this machine's memory. Crop it, or prepare it with coarser spacing."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from medcycle.errors import ConfigError, ModelError, ScanError
 from medcycle.inference.frames import translate_recording
 from medcycle.inference.kinds import open_image, open_recorded, unit_of
 from medcycle.inference.sliding import Progress, translate_patches, translate_planes
-from medcycle.io import read_volume, write_volume
+from medcycle.io import read_volume, write_dicom_series, write_volume
+from medcycle.io.dicom_record import ModelRecord
+from medcycle.io.dicom_write import asks_for_series, clamped
 from medcycle.io.files import stored
-from medcycle.model import Model, find_model, load_model
+from medcycle.model import Model, _checksum, find_model, load_model
 from medcycle.prepare import swap_warning
 from medcycle.volume import Volume
 
@@ -141,10 +144,20 @@ class Translator:
         return self.frames([volume], progress)[0]
 
     def warn_of(self, volume: Volume) -> None:
-        """Warn if a Volume does not look like what the model was trained on: another modality, or another scale."""
-        suspicion = swap_warning(volume, self.model.source.preparation.modality)
+        """Warn if a Volume does not look like what the model was trained on: another modality or scale, or HU beyond.
+
+        The HU of a CT that becomes a CT are clamped to the model's window as they enter it.
+        """
+        source, target = self.model.source.preparation, self.model.target.preparation
+        suspicion = swap_warning(volume, source.modality)
         if suspicion:
             warnings.warn(f"{suspicion} The model translates {self.model.source.name}.", stacklevel=3)
+        if volume.unit == "HU" and source.modality == target.modality == "ct":
+            low, high = source.window
+            beyond = float(((volume.array < low) | (volume.array > high)).mean())
+            if beyond:
+                where = volume.source.get("path", "volume")
+                warnings.warn(f"{where}: {clamped(beyond, source.window)}, the model's window", stacklevel=3)
         if self._is_picture(volume) and self.resize is None and self._off_scale(volume):
             warnings.warn(
                 f"{volume.source.get('path', 'picture')}: {' x '.join(map(str, volume.space))} pixels; the model's "
@@ -219,6 +232,8 @@ class Translator:
         *,
         series: str | None = None,
         resample_gaps: bool = False,
+        deidentify: bool = False,
+        deterministic_uids: bool = False,
         progress: Progress | None = None,
     ) -> Path:
         """Read a scan, translate it and write it.
@@ -229,6 +244,9 @@ class Translator:
             series: which one, where the source folder holds several.
             resample_gaps: accept a DICOM series with missing or unevenly spaced slices: they are interpolated for the
                 network; a DICOM destination has the acquired positions only, other formats the whole even grid.
+            deidentify: a DICOM destination without the patient, as :func:`medcycle.io.write_dicom_series` says. Other
+                formats have no such text. Names of files and folders are the caller's.
+            deterministic_uids: a DICOM destination with UIDs and dates made from the source's, for the same bytes.
             progress: called with (planes or patches done, all of them).
 
         Returns:
@@ -241,7 +259,26 @@ class Translator:
         unit = unit_of(self.model.source.preparation.modality)
         volume = read_volume(source, unit=unit, series=series, resample_gaps=resample_gaps)
         result = self.translate(volume, progress)
-        return write_volume(result, destination, like=volume, description=self.description)
+        if not asks_for_series(destination):
+            return write_volume(result, destination)
+        return write_dicom_series(
+            result,
+            destination,
+            like=volume,
+            description=self.description,
+            model=self.record,
+            window=self.model.target.preparation.window,
+            deidentify=deidentify,
+            deterministic=deterministic_uids,
+        )
+
+    @cached_property
+    def record(self) -> ModelRecord:
+        """What a DICOM series says of the model."""
+        known = {key: str(self.model.provenance.get(key) or "") for key in ("created", "medcycle")}
+        weights = {name: value.detach().cpu() for name, value in self.model.network.state_dict().items()}
+        name = f"{self.model.source.name}_to_{self.model.target.name}"
+        return ModelRecord(name, _checksum(weights), known["created"], known["medcycle"])
 
     @property
     def description(self) -> str:

@@ -10,6 +10,7 @@ from medcycle.errors import ScanError
 from medcycle.io.dicom_read import read_dicom
 from medcycle.io.dicom_series import is_dicom
 from medcycle.io.dicom_write import write_dicom_series
+from medcycle.io.files import unreadable
 from medcycle.io.find import ITK, NIFTI, PICTURES, SUFFIXES, VIDEOS, find_scans, patient_of, scan_name, suffix_of
 from medcycle.io.image import read_image, write_image
 from medcycle.io.itk import from_sitk, read_itk, to_sitk, write_itk
@@ -55,8 +56,13 @@ def read_volume(
     path = Path(path)
     if unit is not None and unit not in UNITS:
         raise ScanError(f"{path}: unit {unit!r}; allowed are {', '.join(UNITS)}")
-    if not path.exists():
-        raise ScanError(f"{path}: no such file or folder")
+    try:
+        exists, usable = path.exists(), path.is_file() or path.is_dir()
+    except OSError as error:  # a folder that must not be entered, a name too long
+        raise unreadable(path, "a scan", error) from error
+    if not usable:
+        what = "is neither a file nor a folder, but a pipe, socket or device" if exists else "no such file or folder"
+        raise ScanError(f"{path}: {what}")
     suffix = suffix_of(path)
     if suffix in VIDEOS and not path.is_dir():
         raise ScanError(

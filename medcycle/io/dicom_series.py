@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from medcycle.errors import ScanError
+from medcycle.io import dicom_kinds as kinds
+from medcycle.io.dicom_file import Header, load
 from medcycle.io.files import unreadable
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -16,34 +18,28 @@ SUFFIXES = (".dcm", ".dicom", ".ima")
 _LISTED = 20  # series named in one message
 
 
-@dataclass(frozen=True)
-class Header:
-    """A DICOM file and its data set without pixels."""
+class Series(NamedTuple):
+    """The slices of one series, and what was passed over to find them (words, "" for nothing)."""
 
-    path: Path
-    data: Any
-
-    def text(self, keyword: str) -> str:
-        """An attribute as text, "" if absent or empty."""
-        try:
-            value = self.data.get(keyword)
-        except Exception:  # pydicom converts values late, and damaged ones raise many kinds
-            value = None
-        return "" if value is None else str(value).strip()
+    headers: list[Header]
+    passed_over: str
 
 
 def is_dicom(path: Path) -> bool:
     """Whether the file's first bytes look like DICOM, with the preamble or (old files) without.
 
-    A DICOMDIR, which only lists files, does not count; nor does a file that cannot be opened.
+    What cannot be opened does not count, nor what is no regular file: to open a pipe is to wait for its writer.
     """
-    if path.name.upper() == "DICOMDIR":
-        return False
     try:
-        with path.open("rb") as file:
-            start = file.read(132)
+        return path.is_file() and _begins_so(path)
     except OSError:
         return False
+
+
+def _begins_so(path: Path) -> bool:
+    """As :func:`is_dicom`, for a regular file; OSError if it cannot be opened."""
+    with path.open("rb") as file:
+        start = file.read(132)
     if start[128:] == b"DICM":
         return True
     # No preamble: the data set begins with an element of group 0002 or 0008 with a low number, then either a VR of
@@ -58,13 +54,30 @@ def is_dicom(path: Path) -> bool:
     return explicit or int.from_bytes(start[4:8], order) < 1 << 16  # type: ignore[arg-type]
 
 
+def is_directory(path: Path) -> bool:
+    """Whether the name is that of a DICOMDIR, the table of contents of a CD."""
+    return path.name.upper() == "DICOMDIR"
+
+
 def dicom_files(folder: Path) -> list[Path]:
-    """The DICOM files directly in a folder: those that look so, and those whose ending promises it. Sorted by name."""
+    """The DICOM files directly in a folder, by name: those that look so, or whose ending promises it; no DICOMDIR.
+
+    A file that must not be read counts too: passed over, it could be the slice that a scan then lacks.
+    """
     try:
         names = sorted(file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file())
     except OSError as error:
         raise unreadable(folder, "a folder", error) from error
-    return [file for file in names if file.suffix.lower() in SUFFIXES or is_dicom(file)]
+    return [file for file in names if not is_directory(file) and _may_be_slice(file)]
+
+
+def _may_be_slice(file: Path) -> bool:
+    try:
+        return file.suffix.lower() in SUFFIXES or _begins_so(file)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
 
 
 def read_header(path: Path) -> Header:
@@ -73,43 +86,58 @@ def read_header(path: Path) -> Header:
     Raises:
         ScanError: if it is not DICOM or damaged.
     """
-    import pydicom
-
     try:
         if not path.is_file():
             raise FileNotFoundError(path)
-        if not is_dicom(path):
+        if not _begins_so(path):
             raise ValueError("no DICOM preamble and no data set where one should begin")
-        return Header(path, pydicom.dcmread(path, stop_before_pixels=True, force=True))
+        return Header(path, load(path, pixels=False))
     except Exception as error:  # pydicom raises many kinds for damaged bytes
         raise unreadable(path, "DICOM", error) from error
 
 
-def series_headers(path: Path, series: str | None = None) -> list[Header]:
-    """The headers of the images of one series, localizers and non-images (reports, structures) left out.
+def find_series(path: Path, series: str | None = None) -> Series:
+    """The headers of the slices of one series; what else lies there is passed over.
+
+    That is what holds no image (reports, structures), doses and segmentations, localizers, and, where other slices are
+    left, screenshots and images that were computed from those slices.
 
     Args:
-        path: a DICOM file, which is taken as it is, or a folder, whose direct files are looked at.
+        path: a DICOM file, or a folder, whose direct files are looked at.
         series: where a folder holds several: the number, description, or (end of the) UID of the one wanted.
 
     Raises:
-        ScanError: no DICOM files, no images, several series and none chosen, or a file that cannot be read.
+        ScanError: no DICOM files, no images, no scan, several series and none chosen, or a file that cannot be read.
     """
     files = dicom_files(path) if path.is_dir() else [path]
     if not files:
         raise ScanError(f"{path}: no DICOM files directly in this folder{_elsewhere(path)}")
     headers = [read_header(file) for file in files]
-    images = [header for header in headers if header.data.get("Rows") and header.data.get("Columns")]
-    if not images:
-        kinds = sorted({header.text("Modality") or "unknown" for header in headers})
+    passed: kinds.Passed = {}
+    for kind in (kinds.no_image, kinds.no_scan, kinds.localizer):
+        headers = kinds.sift(headers, kind, passed)
+    if not headers:
         raise ScanError(
-            f"{path}: {len(headers)} DICOM files without an image (modality {', '.join(kinds)}). Give the series that "
-            "holds the slices."
+            f"{path}: no slices of a scan in {len(files)} DICOM file(s): {kinds.describe(passed)}. Give the file or "
+            "folder of a series that holds slices."
         )
-    scans = [header for header in images if "LOCALIZER" not in header.text("ImageType").upper()]
-    if not scans:
-        raise ScanError(f"{path}: only localizers (ImageType LOCALIZER), {len(images)} of them, and no scan")
-    return _choose(path, scans, series)
+    headers = _unless_all(headers, kinds.screenshot, passed)
+    headers = _choose(path, headers, series)
+    for kind in (kinds.reformat, kinds.secondary):
+        headers = _unless_all(headers, kind, passed)
+    count = sum(len(members) for members in passed.values())
+    said = f"{count} of {len(files)} DICOM files are no slices of the scan and were passed over: " if count else ""
+    return Series(headers, said + kinds.describe(passed))
+
+
+def _unless_all(headers: list[Header], kind: Callable[[Header], str], passed: kinds.Passed) -> list[Header]:
+    """The headers without those of the kind, unless all are."""
+    sifted: kinds.Passed = {}
+    left = kinds.sift(headers, kind, sifted)
+    if not left:
+        return headers
+    passed.update(sifted)
+    return left
 
 
 def _elsewhere(folder: Path) -> str:

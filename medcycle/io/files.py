@@ -91,7 +91,8 @@ def unreadable(path: Path, kind: str, error: Exception) -> ScanError:
         return ScanError(f"{path}: no such file")
     if isinstance(error, PermissionError):
         return ScanError(f"{path}: no permission to read it")
-    reason = " ".join(str(error).split())[-300:] or type(error).__name__
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    reason = " ".join(said.split())[-300:] or type(error).__name__
     return ScanError(f"{path}: cannot be read as {kind} ({reason}). The file is damaged, truncated or of another kind.")
 
 

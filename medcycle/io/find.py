@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import hashlib
 import os
@@ -13,7 +12,9 @@ from pathlib import Path
 
 from medcycle.errors import ScanError
 from medcycle.io import dicom_series
-from medcycle.io.dicom_series import dicom_files, is_dicom, read_header
+from medcycle.io.dicom_series import dicom_files, is_dicom, is_directory, read_header
+from medcycle.io.files import unreadable
+from medcycle.io.manifest import read_manifest
 
 NIFTI = (".nii", ".nii.gz")
 ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
@@ -44,7 +45,8 @@ def scan_name(path: str | Path) -> str:
 def find_scans(path: str | Path, *, videos: bool = False) -> list[Path]:
     """The scans that `path` stands for, in natural order (head2 before head10).
 
-    - a file: that file; a .csv: the files or folders in its column `path`, relative to the CSV, in its order;
+    - a file: that file; a DICOMDIR: the folder it lies in, as below (its records are not followed, so that nothing
+      outside is read); a .csv: the files or folders in its column `path`, relative to the CSV, in order;
     - a folder, searched through: every readable file, and every folder that directly holds DICOM files, as one scan;
     - a pattern with `*`, `?`, `[...]` or `**`: the files and folders it matches; DICOM files as their folder.
 
@@ -56,15 +58,21 @@ def find_scans(path: str | Path, *, videos: bool = False) -> list[Path]:
     """
     text = os.fspath(path)
     path = Path(text)
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:  # a folder that must not be entered, a name too long
+        raise unreadable(path, "a scan", error) from error
+    if is_folder:
         found = _in_folder(path, videos)
         looked = "NIfTI, MHA, NRRD, PNG, JPEG, TIFF, BMP files or folders of DICOM files"
         if not found:
             raise ScanError(f"{path}: no scans in this folder; looked through it for {looked}")
         return sorted(set(found), key=_natural)
-    if path.is_file():
+    if is_file:
         if path.suffix.lower() == ".csv":
-            return _in_csv(path)
+            return [row.path for row in read_manifest(path)]
+        if is_directory(path):
+            return find_scans(path.parent, videos=videos)
         if not (suffix_of(path) or is_dicom(path)):
             raise ScanError(f"{path}: no scan that can be read; known are {', '.join(SUFFIXES)} and DICOM files")
         return [path]
@@ -141,6 +149,8 @@ def _in_one_folder(folder: Path, names: Iterable[str], videos: bool) -> list[Pat
 
 
 def _is_dicom_by_name_or_content(file: Path) -> bool:
+    if is_directory(file):
+        return False
     suffix = suffix_of(file)
     if suffix:
         return suffix in dicom_series.SUFFIXES
@@ -150,7 +160,7 @@ def _is_dicom_by_name_or_content(file: Path) -> bool:
 def _in_pattern(pattern: str, videos: bool) -> list[Path]:
     found: list[Path] = []
     for path in _matches(pattern):
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112  Path.is_dir raises where a folder must not be entered
             # A pattern that ends in ** matches every folder below, each with its own files.
             found += (
                 _in_one_folder(path, [file.name for file in path.iterdir()], videos)
@@ -177,30 +187,6 @@ def _matches(pattern: str) -> list[Path]:
     if not after[0]:
         return folders
     return [path for folder in folders for path in _matches(os.path.join(glob.escape(str(folder)), after[0]))]  # noqa: PTH118
-
-
-def _in_csv(table: Path) -> list[Path]:
-    try:
-        lines = table.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScanError(f"{table}: cannot be read as a CSV in UTF-8 ({error})") from error
-    header = lines[0] if lines else ""
-    rows = csv.DictReader(lines, delimiter=max(",;\t", key=header.count))
-    columns = [name.strip() for name in rows.fieldnames or []]
-    if "path" not in columns:
-        raise ScanError(f"{table}: no column 'path' (its first line names {columns}). Name the column of files 'path'.")
-    rows.fieldnames = columns
-    try:
-        found = [(rows.line_num, (row["path"] or "").strip()) for row in rows]
-    except csv.Error as error:
-        raise ScanError(f"{table}:{rows.line_num}: cannot be read as a CSV ({error})") from None
-    scans = [(number, table.parent / name) for number, name in found if name]
-    for number, scan in scans:
-        if not scan.exists():
-            raise ScanError(f"{table}:{number}: no such file or folder: {scan}")
-    if not scans:
-        raise ScanError(f"{table}: no scans listed in its column 'path'")
-    return list(dict.fromkeys(scan for _, scan in scans))
 
 
 def patient_of(path: str | Path, pattern: str | None = None) -> str:

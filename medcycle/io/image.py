@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from medcycle.errors import ScanError
 from medcycle.io.files import LPS, staged, stored, unreadable, unwritable
+from medcycle.io.sizes import BoundedFile, check_size
 from medcycle.volume import Volume
 
 _MAXIMUM = {"uint8": 255, "uint16": 65535}
@@ -30,6 +32,8 @@ def read_image(path: Path, unit: str | None = None) -> Volume:
         raise
     except Exception as error:  # the decoders raise many kinds for damaged bytes
         raise unreadable(path, "a picture", error) from error
+    if pixels.ndim != 3 or not pixels.size:
+        raise ScanError(f"{path}: a picture without pixels. The file is damaged.")
     natural = pixels.dtype.name
     if natural in _MAXIMUM:
         if unit == "HU":
@@ -53,11 +57,10 @@ def _read_pillow(path: Path) -> npt.NDArray[Any]:
     """The pixels (H, W, C) of a PNG, JPEG or BMP."""
     from PIL import Image, ImageOps
 
-    if _deep_colour_png(path):
-        import SimpleITK as sitk  # noqa: N813  # Pillow squeezes 16-bit colour to 8 bits without a word
-
-        return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(path))))
-    with Image.open(path) as opened:
+    if _deep_colour_png(path):  # Pillow squeezes 16-bit colour to 8 bits without a word
+        return _read_itk(path, "PNGImageIO")
+    with BoundedFile(path) as raw, Image.open(raw) as opened:
+        check_size(path, opened.width * opened.height * len(opened.getbands()), path.stat().st_size, packed=True)
         frames = getattr(opened, "n_frames", 1)
         if frames > 1:
             raise ScanError(f"{path}: {frames} frames; expected one picture. Write each into its own file.")
@@ -85,7 +88,7 @@ def _read_tiff(path: Path) -> npt.NDArray[Any]:
     """The pixels (H, W, C) of a TIFF of one page."""
     import tifffile
 
-    with tifffile.TiffFile(path) as file:
+    with BoundedFile(path) as raw, tifffile.TiffFile(raw) as file:
         if len(file.pages) != 1:
             raise ScanError(
                 f"{path}: {len(file.pages)} pages; expected one picture. Write each page into its own file."
@@ -95,10 +98,11 @@ def _read_tiff(path: Path) -> npt.NDArray[Any]:
         if photometric not in (0, 1, 2, 6):
             raise ScanError(f"{path}: TIFF photometric {photometric}; expected grey or RGB. Convert it to PNG.")
         axes = page.axes
+        check_size(path, int(page.nbytes), path.stat().st_size, packed=True)
         try:
             pixels = np.asarray(page.asarray())
         except ValueError:  # a compression that needs the package imagecodecs; libtiff inside ITK knows most
-            return _read_tiff_itk(path)
+            return _read_itk(path, "TIFFImageIO")
     if axes == "SYX":
         pixels = np.moveaxis(pixels, 0, -1)
     elif axes not in ("YX", "YXS"):
@@ -108,10 +112,15 @@ def _read_tiff(path: Path) -> npt.NDArray[Any]:
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def _read_tiff_itk(path: Path) -> npt.NDArray[Any]:
+def _read_itk(path: Path, decoder: str) -> npt.NDArray[Any]:
     import SimpleITK as sitk  # noqa: N813
 
-    pixels = np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(path))))
+    reader: Any = sitk.ImageFileReader()
+    reader.SetImageIO(decoder)
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    check_size(path, math.prod(reader.GetSize()) * reader.GetNumberOfComponents(), path.stat().st_size, packed=True)
+    pixels = np.asarray(sitk.GetArrayFromImage(reader.Execute()))
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from medcycle.errors import ScanError
 from medcycle.io.files import LPS, check_picture_unit, staged, stored, unreadable, unwritable
+from medcycle.io.itk_header import check_header
+from medcycle.io.sizes import check_memory, check_size
 from medcycle.volume import Volume
 
 
@@ -22,15 +25,53 @@ def read_itk(path: Path, unit: str | None = None) -> Volume:
     Raises:
         ScanError: damaged or foreign file, more than three axes, complex or non-finite values, singular geometry.
     """
-    import SimpleITK as sitk  # noqa: N813
-
     if not path.is_file():
         raise ScanError(f"{path}: no such file")
     try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
+        reader = checked_reader(path)
+        if reader.GetDimension() > 3:
+            raise ScanError(_too_many_axes(str(path), reader.GetSize()))
+        check_memory(path, claimed(reader))
+        image = reader.Execute()
+    except (RuntimeError, OSError) as error:
         raise unreadable(path, "MetaImage or NRRD", error) from error
     return from_sitk(image, unit=unit, where=str(path))
+
+
+def checked_reader(path: Path) -> Any:
+    """A SimpleITK ImageFileReader that has read the header of a MetaImage or NRRD file, and found nothing wrong in it.
+
+    Raises:
+        ScanError: a header that medcycle does not give to ITK, or values that the files cannot hold.
+        RuntimeError: ITK finds it wrong.
+        OSError: it cannot be read.
+    """
+    import SimpleITK as sitk  # noqa: N813
+
+    stored = check_header(path)
+    reader: Any = sitk.ImageFileReader()
+    reader.SetImageIO("MetaImageIO" if path.suffix.lower() in (".mha", ".mhd") else "NrrdImageIO")
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    check_size(path, claimed(reader), stored.size, packed=stored.packed)
+    return reader
+
+
+def claimed(reader: Any) -> int:
+    """Bytes of values that a reader's header claims."""
+    import SimpleITK as sitk  # noqa: N813
+
+    kind = reader.GetPixelIDValue()
+    components = reader.GetNumberOfComponents() if "vector" in sitk.GetPixelIDValueAsString(kind) else 1
+    pixel: Any = sitk.Image([1] * reader.GetDimension(), kind, components)
+    return int(math.prod(reader.GetSize()) * pixel.GetSizeOfPixelComponent() * components)
+
+
+def _too_many_axes(where: str, size: tuple[int, ...]) -> str:
+    return (
+        f"{where}: {len(size)} axes {size}; expected 2 or 3. A fourth axis is time, which only `medcycle translate` "
+        "takes, frame by frame. For all else write each volume into its own file."
+    )
 
 
 def from_sitk(image: Any, *, unit: str | None = None, where: str = "SimpleITK image") -> Volume:
@@ -43,10 +84,7 @@ def from_sitk(image: Any, *, unit: str | None = None, where: str = "SimpleITK im
 
     ndim = image.GetDimension()
     if ndim not in (2, 3):
-        raise ScanError(
-            f"{where}: {ndim} axes {image.GetSize()}; expected 2 or 3. A fourth axis is time, which only `medcycle "
-            "translate` takes, frame by frame. For all else write each volume into its own file."
-        )
+        raise ScanError(_too_many_axes(where, image.GetSize()))
     data = sitk.GetArrayFromImage(image)  # (k, j, i[, c])
     if np.iscomplexobj(data):
         raise ScanError(f"{where}: complex values. Write its magnitude into a file of its own.")

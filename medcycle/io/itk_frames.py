@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from medcycle.errors import ScanError
 from medcycle.io.files import LPS, staged, stored, unreadable
-from medcycle.io.itk import from_sitk
+from medcycle.io.itk import checked_reader, claimed, from_sitk
 from medcycle.io.recording import Recording, frame_bytes, frame_place, same_grid
+from medcycle.io.sizes import check_memory
 from medcycle.volume import Volume
 
 _TYPES = {"uint8": ("MET_UCHAR", "uchar"), "uint16": ("MET_USHORT", "ushort")}
@@ -46,13 +46,9 @@ def open_itk_recording(path: Path, unit: str | None = None) -> Recording | None:
         path: the file.
         unit: the unit of its values, which these formats do not say; None means "a.u.".
     """
-    import SimpleITK as sitk  # noqa: N813
-
-    reader: Any = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
-    except RuntimeError:  # read_itk says what is wrong with it
+        reader = checked_reader(path)
+    except (ScanError, RuntimeError, OSError):  # read_itk says what is wrong with it
         return None
     size = reader.GetSize()
     if reader.GetDimension() != 4 or size[3] < 2:
@@ -72,15 +68,17 @@ def open_itk_recording(path: Path, unit: str | None = None) -> Recording | None:
 
 
 def _frames(path: Path, size: tuple[int, ...], unit: str | None) -> Iterator[Volume]:
-    import SimpleITK as sitk  # noqa: N813
-
-    reader: Any = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    try:
+        reader = checked_reader(path)
+    except (RuntimeError, OSError) as error:
+        raise unreadable(path, "MetaImage or NRRD", error) from error
+    at_once = _needs_all(path)
+    check_memory(path, claimed(reader) // (1 if at_once else size[3]))
     whole = None
     for index in range(size[3]):
         where = frame_place(path, index + 1)
         try:
-            if _needs_all(path):
+            if at_once:
                 whole = whole or reader.Execute()
                 image = whole[:, :, :, index]
             else:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import math
+import os
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from medcycle.errors import ScanError
 from medcycle.io.files import check_picture_unit, plane_affine, staged, stored, unreadable
+from medcycle.io.sizes import check_memory, check_size
 from medcycle.volume import Volume
 
 _MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
+_TRAILING = 16  # MiB behind the values that a gzipped file may have
 
 NOTE = b"medcycle: synthetic image, not for clinical use"
 """The description of a translated image whose header is otherwise the source's."""
@@ -31,16 +36,65 @@ def read_nifti(path: Path, unit: str | None = None) -> Volume:
     import nibabel as nib
 
     try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)  # all of it, so that its checksum is compared too
-        header_size = {int.from_bytes(content[:4], order) for order in ("little", "big")}
-        image = (nib.Nifti2Image if 540 in header_size else nib.Nifti1Image).from_bytes(content)
+        with path.open("rb") as raw, unzipped(raw) as file:
+            header, size = checked_header(path, raw, file)
+            check_memory(path, size)
+            file.seek(0)
+            content = file.read(size)
+            to_the_end(path, raw, file)
+        image = (nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image).from_bytes(content)
         return from_nibabel(image, unit=unit, where=str(path))
     except ScanError:
         raise
     except Exception as error:  # nibabel, gzip and NumPy raise many kinds for damaged bytes
         raise unreadable(path, "NIfTI", error) from error
+
+
+def unzipped(raw: IO[bytes]) -> Any:
+    """The file without its compression, which is seen from its first bytes."""
+    zipped = raw.read(2) == b"\x1f\x8b"
+    raw.seek(0)
+    return gzip.GzipFile(fileobj=raw) if zipped else nullcontext(raw)
+
+
+def checked_header(path: Path, raw: IO[bytes], file: IO[bytes]) -> tuple[Any, int]:
+    """The NIfTI-1 or NIfTI-2 header at the start of a file, without extensions, and how many bytes it promises.
+
+    Args:
+        path: the file, for messages.
+        raw: as it is on disk.
+        file: the same without compression.
+
+    Raises:
+        ScanError: it promises more than the file can hold, or no values.
+        Exception: whatever nibabel raises for a header it cannot take.
+    """
+    import nibabel as nib
+
+    start = file.read(4)
+    two = 540 in {int.from_bytes(start, order) for order in ("little", "big")}
+    kind: Any = nib.Nifti2Header if two else nib.Nifti1Header
+    header = kind(start + file.read(kind.sizeof_hdr - 4))
+    shape = [int(length) for length in header.get_data_shape()]
+    offset = float(header["vox_offset"])
+    if min(shape, default=0) < 1 or not kind.sizeof_hdr <= offset < 2**62:
+        raise ScanError(f"{path}: damaged header: sizes {tuple(shape)}, values from byte {offset:g} on")
+    size = int(offset) + math.prod(shape) * int(header.get_data_dtype().itemsize)
+    check_size(path, size, os.fstat(raw.fileno()).st_size, packed=file is not raw)
+    return header, size
+
+
+def to_the_end(path: Path, raw: IO[bytes], file: IO[bytes]) -> None:
+    """Read what is left of a gzipped file, so that its checksum is compared; but not without end.
+
+    Raises:
+        ScanError: much more than the header told of.
+    """
+    for _ in range(_TRAILING if file is not raw else 0):
+        if not file.read(1 << 20):
+            return
+    if file is not raw:
+        raise ScanError(f"{path}: damaged: it inflates to far more than its header tells of")
 
 
 def from_nibabel(image: Any, *, unit: str | None = None, where: str = "nibabel image") -> Volume:

@@ -16,8 +16,9 @@ import numpy as np
 
 from medcycle.errors import ScanError
 from medcycle.io.files import staged, stored, unreadable
-from medcycle.io.nifti import NOTE, from_nibabel, to_nibabel
+from medcycle.io.nifti import NOTE, checked_header, from_nibabel, to_nibabel, to_the_end, unzipped
 from medcycle.io.recording import Recording, frame_bytes, frame_place, same_grid
+from medcycle.io.sizes import check_memory
 from medcycle.volume import Volume
 
 _SECONDS = {"msec": 1e-3, "usec": 1e-6}
@@ -31,8 +32,8 @@ def open_nifti_recording(path: Path, unit: str | None = None) -> Recording | Non
         unit: the unit of its values, which NIfTI does not say; None means "a.u.".
     """
     try:
-        with path.open("rb") as raw, _plain(raw) as file:
-            header = _header(file)
+        with path.open("rb") as raw, unzipped(raw) as file:
+            header, _ = checked_header(path, raw, file)
     except Exception:  # whatever is wrong with it, read_nifti says it
         return None
     shape = tuple(int(n) for n in header.get_data_shape())
@@ -50,22 +51,6 @@ def open_nifti_recording(path: Path, unit: str | None = None) -> Recording | Non
     )
 
 
-def _plain(raw: IO[bytes]) -> Any:
-    """The file without its compression."""
-    zipped = raw.read(2) == b"\x1f\x8b"
-    raw.seek(0)
-    return gzip.GzipFile(fileobj=raw) if zipped else raw
-
-
-def _header(file: Any) -> Any:
-    import nibabel as nib
-
-    start = file.read(4)
-    file.seek(0)
-    kind: Any = nib.Nifti2Header if 540 in {int.from_bytes(start, o) for o in ("little", "big")} else nib.Nifti1Header
-    return kind.from_fileobj(file)
-
-
 def _seconds(header: Any) -> float:
     """Seconds of one time unit of the header."""
     try:
@@ -78,11 +63,12 @@ def _frames(path: Path, unit: str | None) -> Iterator[Volume]:
     """The volumes in order; at the end of a gzipped file its checksum is compared."""
     number = 0
     try:
-        with path.open("rb") as raw, _plain(raw) as file:
-            header = _header(file)
+        with path.open("rb") as raw, unzipped(raw) as file:
+            header, _ = checked_header(path, raw, file)
             shape, dtype = header.get_data_shape(), header.get_data_dtype()
             slope, intercept = header.get_slope_inter()
             size = int(np.prod(shape[:3], dtype=np.int64)) * dtype.itemsize
+            check_memory(path, size)
             file.seek(int(header.get_data_offset()))
             affine = header.get_best_affine()
             for number in range(1, shape[3] + 1):
@@ -94,8 +80,7 @@ def _frames(path: Path, unit: str | None) -> Iterator[Volume]:
                     values = values.astype(np.float64) * slope + (intercept or 0)
                 image = SimpleNamespace(dataobj=values, affine=affine, header=header)
                 yield from_nibabel(image, unit=unit, where=frame_place(path, number))
-            while file.read(1 << 20):
-                pass
+            to_the_end(path, raw, file)
     except ScanError:
         raise
     except GeneratorExit:
@@ -147,6 +132,9 @@ def _new_header(frame: Volume, dtype: np.dtype[Any], like: Recording, path: Path
     if isinstance(known, nib.Nifti1Header):
         header = known.as_byteswapped("<").copy()
         header.extensions.clear()
+        for field in ("data_type", "db_name", "aux_file", "intent_name"):  # free text, at times of the patient
+            if field in header:
+                header[field] = b""
         if not (header["sform_code"] or header["qform_code"]):  # say the place that was assumed, as for one volume
             affine = header.get_best_affine()
             header.set_sform(affine, code="aligned")

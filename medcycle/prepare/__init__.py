@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from medcycle.prepare.audit import Audit, DomainAudit, ScanAudit, audit, swap_warning
+from medcycle.prepare.audit import audit
 from medcycle.prepare.cache import Cohort, CohortError, PreparedScan, prepare_cohort
+from medcycle.prepare.findings import Audit, DomainAudit, ScanAudit
+from medcycle.prepare.fitting import fit_landmarks
 from medcycle.prepare.foreground import find_foreground
 from medcycle.prepare.preparation import Preparation
+from medcycle.prepare.remarks import swap_warning
 from medcycle.prepare.state import Prepared, PreparedState
 
 __all__ = [
@@ -20,6 +23,7 @@ __all__ = [
     "ScanAudit",
     "audit",
     "find_foreground",
+    "fit_landmarks",
     "prepare_cohort",
     "swap_warning",
 ]

@@ -13,14 +13,9 @@ import itertools
 import json
 import os
 import shutil
-import signal
 import time
-import warnings
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
-from multiprocessing import get_context
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +23,17 @@ import numpy.typing as npt
 
 from medcycle.errors import MedcycleError, ScanError
 from medcycle.io.files import staged, unwritable
-from medcycle.prepare.audit import swap_warning
 from medcycle.prepare.identity import Identities
 from medcycle.prepare.preparation import Preparation
+from medcycle.prepare.remarks import swap_warning
 from medcycle.prepare.state import PreparedState
+from medcycle.prepare.workers import run_jobs
 
-VERSION = 1  # of the entries; raised when the same preparation would now give other values
+VERSION = 2  # of the entries; raised when the same preparation would now give other values
 POINTS = 1024
 STALE_SECONDS = 3600.0  # a temporary file this old belongs to a process that was killed
 Progress = Callable[[int, int, str], None]
+Series = str | Mapping[Path, str | None] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,16 +119,6 @@ class _Job:
     how: _How
 
 
-@dataclass(frozen=True)
-class _Warning:
-    """A warning that a worker hands back; what :func:`warnings.warn_explicit` takes."""
-
-    message: str
-    category: type[Warning]
-    filename: str
-    lineno: int
-
-
 def prepare_cohort(
     paths: Sequence[Path],
     preparation: Preparation,
@@ -139,7 +126,7 @@ def prepare_cohort(
     *,
     workers: int = 1,
     axis: int = 2,
-    series: str | None = None,
+    series: Series = None,
     resample_gaps: bool = False,
     progress: Progress | None = None,
     strict: bool = True,
@@ -155,7 +142,7 @@ def prepare_cohort(
         workers: number of processes; 1 works in this one. With more, a script needs the usual
             ``if __name__ == "__main__":``.
         axis: slicing axis of the prepared array (0, 1 or 2 for i, j or k).
-        series: which DICOM series of a folder (see :func:`medcycle.io.read_volume`).
+        series: which DICOM series of a folder (see :func:`medcycle.io.read_volume`); or of each scan.
         resample_gaps: accept DICOM series with missing or uneven slices (likewise).
         progress: called with (number done, number of scans, name of the last one).
         strict: raise if any scan fails; else list them in the cohort. All others are prepared in either case.
@@ -167,12 +154,12 @@ def prepare_cohort(
     paths = [Path(path) for path in paths]
     if not paths:
         raise ScanError("no scans to prepare: the list of paths is empty")
-    _open_folder(cache)
-    how = _How(preparation, cache, axis, series, resample_gaps)
+    open_folder(cache)
+    how = _How(preparation, cache, axis, None, resample_gaps)
     tell = _counting(progress, len(set(paths)))
-    keys, jobs, failures = _look_up(paths, how, tell)
+    keys, jobs, failures = _look_up(paths, how, series, tell)
     broken: dict[str, str] = {}  # key -> what is wrong
-    with contextlib.closing(_run(jobs, workers)) as results:
+    with contextlib.closing(run_jobs(_make, jobs, workers)) as results:
         for job, message in results:
             if message is not None:
                 broken[job.key] = message
@@ -196,7 +183,7 @@ def _counting(progress: Progress | None, total: int) -> Callable[[Path], None]:
 
 
 def _look_up(
-    paths: Sequence[Path], how: _How, tell: Callable[[Path], None]
+    paths: Sequence[Path], how: _How, series: Series, tell: Callable[[Path], None]
 ) -> tuple[dict[Path, str], list[_Job], dict[Path, str]]:
     """The key of each scan, what is still to be made, and why a scan has no key; tells of all that is done."""
     identities = Identities(how.cache / "identities.json")
@@ -205,8 +192,9 @@ def _look_up(
     jobs: list[_Job] = []
     failures: dict[Path, str] = {}
     for path in dict.fromkeys(paths):
+        own = replace(how, series=series.get(path) if isinstance(series, Mapping) else series)
         try:
-            key = how.key(identities.of(path))
+            key = own.key(identities.of(path))
         except ScanError as error:
             failures[path] = str(error)
             tell(path)
@@ -215,7 +203,7 @@ def _look_up(
         if key in known or _load(path, key, how) is not None:  # in known: the same content twice
             tell(path)
         else:
-            jobs.append(_Job(path, key, how))
+            jobs.append(_Job(path, key, own))
         known.add(key)
     identities.save()
     return keys, jobs, failures
@@ -242,50 +230,6 @@ def _checked(cohort: Cohort, strict: bool) -> Cohort:
 
 
 # -- making entries ----------------------------------------------------------------------------------------------------
-
-
-def _run(jobs: Sequence[_Job], workers: int) -> Generator[tuple[_Job, str | None], None, None]:
-    """Do the jobs, in this process or in a pool; yields each with its error message, as they end."""
-    if workers <= 1 or len(jobs) <= 1:
-        for job in jobs:
-            yield job, _make(job)
-        return
-    # spawn: a forked child of a process with torch's threads can hang
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn"), initializer=_start_worker)
-    try:
-        running: dict[Future[tuple[str | None, list[_Warning]]], _Job] = {
-            pool.submit(_make_quietly, job): job for job in jobs
-        }
-        for future in as_completed(running):
-            message, said = future.result()
-            for one in said:
-                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-            yield running[future], message
-    except BrokenProcessPool:
-        raise ScanError(
-            "a preparation process died. Either memory ran out: use fewer workers; or a script started several workers "
-            'without `if __name__ == "__main__":` round its code: add it, or use one worker.'
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """One thread each (torch and ITK read this when first imported, later); Ctrl-C is left to the parent, which lets
-    running scans end and starts no more.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
-
-
-def _make_quietly(job: _Job) -> tuple[str | None, list[_Warning]]:
-    """`_make` in a worker: its warnings are handed back, for the parent to show as it shows its own."""
-    with warnings.catch_warnings(record=True) as said:
-        message = _make(job)
-    return message, list(
-        dict.fromkeys(_Warning(str(one.message), one.category, one.filename, one.lineno) for one in said)
-    )
 
 
 def _make(job: _Job) -> str | None:
@@ -315,10 +259,10 @@ def _make(job: _Job) -> str | None:
     try:
         with staged(how.cache / f"{job.key}.npy") as file:
             np.save(file, planes)
-            _flush(file)
+            flush(file)
         with staged(how.cache / f"{job.key}.json") as file:
             file.write_text(json.dumps(meta), encoding="utf-8")
-            _flush(file)
+            flush(file)
     except ScanError as error:
         raise _CacheError(f"{error} Scans that are prepared already stay in the cache.") from None
     return None
@@ -335,7 +279,7 @@ def _random_points(foreground: npt.NDArray[np.bool_], key: str) -> npt.NDArray[n
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def _open_folder(cache: Path) -> None:
+def open_folder(cache: Path) -> None:
     """Make the folder and clear away what killed processes left in it."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -347,7 +291,7 @@ def _open_folder(cache: Path) -> None:
         raise _CacheError(str(unwritable(cache, error))) from None
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Have the system write a file down, so that not even a power failure can leave a whole name on half a file."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -17,18 +17,25 @@ DARK_SHARE = 0.2  # of the median brightness of MR tissue: what is darker is air
 NOISE_SIGMA = 0.5  # blocks; smoothing of a noisy MR before its threshold
 RIM_MM = 8.0  # how deep the air may reach that the closing and the margin took in
 KEEP_SHARE = 0.05  # components smaller than this share of the largest are specks (noise, cables)
+CORE_MM = 6.0  # what a ball of this radius does not fit into is thin: table tops, head holders, but ears too
+PLATE_MM = 80.0  # a thin part this long along two axes is no ear and no nose, but a plate or a shell
+PLATE_SHARE = 0.8  # of a frame smaller than that
+AWAY_MM = 10.0  # plates lie this far from the body on average; thin parts of a face or neck hug it
+HOLLOW_MM = 20.0  # a ball of this radius fits into lungs and skulls, but not between a body and what it lies on
 
 
-def find_foreground(array: Floats, affine: Affine, modality: str) -> Mask:
+def find_foreground(array: Floats, affine: Affine, modality: str, threshold: float | None = None) -> Mask:
     """The body as a solid mask: bone, sinuses and everything else inside the skin count as body.
 
-    CT: above -500 HU. MR: above a share of the tissue's brightness and above the noise of the background. Then specks
-    are dropped, gaps closed, holes filled in 3D and in every axial plane (air spaces that open outwards elsewhere).
+    CT: above -500 HU, without the table or head holder. MR: above a share of the tissue's brightness and above the
+    noise of the background. Then specks are dropped, gaps closed, holes filled in 3D and in every axial plane (air
+    spaces that open outwards elsewhere).
 
     Args:
         array: (channel, i, j, k) in HU (ct) or arbitrary units (mr); channels are averaged.
         affine: voxel -> RAS+ mm; says how large voxels are and which axis runs head to foot.
         modality: "ct" or "mr".
+        threshold: the value above which a voxel is tissue; None finds it as said.
 
     Returns:
         bool (i, j, k); empty where there is no body (a constant image, or only air).
@@ -38,10 +45,14 @@ def find_foreground(array: Floats, affine: Affine, modality: str) -> Mask:
     factors = np.maximum(np.rint(WORKING_MM / spacing), 1).astype(int)
     axial = int(np.argmax(np.abs(affine[2, :3]) / spacing))
     coarse, size = _block_mean(values, factors), spacing * factors
-    tissue = coarse > BODY_HU if modality == "ct" else _mr_tissue(coarse)
+    if threshold is None and modality == "mr":
+        tissue = _mr_tissue(coarse)
+    else:
+        tissue = coarse > (BODY_HU if threshold is None else threshold)
     if tissue.all() or not tissue.any():
         return np.full(values.shape, bool(tissue.any() and np.ptp(values) > 0))
-    body = _grow(_solid(_large_parts(tissue), size, axial), MARGIN_MM, size)
+    parts = _large_parts(_without_table(tissue, size, axial) if modality == "ct" else tissue)
+    body = _grow(_solid(parts, size, axial), MARGIN_MM, size)
     for axis, factor in enumerate(factors):
         body = np.repeat(body, factor, axis=axis)
     return np.ascontiguousarray(body[tuple(slice(n) for n in values.shape)])
@@ -128,6 +139,35 @@ def _large_parts(mask: Mask) -> Mask:
     sizes[0] = 0
     kept: Mask = (sizes >= max(KEEP_SHARE * sizes.max(), 1))[labels]
     return kept
+
+
+def _without_table(tissue: Mask, spacing: npt.NDArray[np.float64], axial: int) -> Mask:
+    """CT tissue without the table top or head holder, whether the body touches it or not.
+
+    An opening tells the thick from the thin. Of what is thin and outside, connected pieces that are long along two axes
+    are plates and shells and go, with whatever smaller thick part hangs on them alone (a rail); ears, noses and fingers
+    stay, and so does the wall of a wide hollow (a chest, an empty skull).
+    """
+    from scipy import ndimage
+
+    core = ~_grow(~tissue, CORE_MM, spacing)
+    solid = _solid(_grow(_large_parts(core), CORE_MM, spacing) & tissue, spacing, axial)
+    away = ndimage.distance_transform_edt(~solid, sampling=spacing) if solid.any() else np.full(tissue.shape, np.inf)
+    labels, _ = ndimage.label(tissue & ~solid, ndimage.generate_binary_structure(3, 3))
+    limits = np.minimum(PLATE_MM, PLATE_SHARE * np.array(tissue.shape) * spacing)
+    kept = tissue
+    for number, box in enumerate(ndimage.find_objects(labels), start=1):
+        extent = np.array([part.stop - part.start for part in box]) * spacing
+        if (extent >= limits).sum() < 2:
+            continue
+        piece = labels == number
+        if away[piece].mean() < AWAY_MM:
+            continue
+        rest = kept & ~piece
+        hollow = _solid(kept, spacing, axial) & ~_solid(rest, spacing, axial) & ~piece
+        if _grow(~hollow, HOLLOW_MM, spacing).all():
+            kept = rest
+    return kept if kept.any() else tissue
 
 
 def _solid(mask: Mask, spacing: npt.NDArray[np.float64], axial: int) -> Mask:

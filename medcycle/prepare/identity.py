@@ -30,6 +30,8 @@ def scan_files(path: Path) -> list[Path]:
             return sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
         if not path.exists():
             raise ScanError(f"{path}: no such file or folder")
+        if not path.is_file():
+            raise ScanError(f"{path}: is neither a file nor a folder, but a pipe, socket or device")
         if path.suffix.lower() in HEADERS:
             with path.open("rb") as file:
                 header = file.read(LONGEST_HEADER).decode("latin-1")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medcycle.errors import ConfigError, ModelError, ScanError
-from medcycle.prepare import intensity, spatial
+from medcycle.prepare import intensity, nyul, spatial
 from medcycle.prepare.foreground import find_foreground, without_air_rim
 from medcycle.prepare.state import Prepared, PreparedState
 from medcycle.volume import Volume
@@ -33,10 +34,15 @@ class Preparation:
         window: HU that become -1 and 1 (ct).
         percentiles: percentiles of the foreground that become -1 and 1 (mr).
         range: values that become -1 and 1 (image); None takes the unit's own, 0..255 or 0..65535.
+        threshold: the value above which a voxel is body (ct, mr); None finds it, see :func:`find_foreground`.
         foreground: set everything outside the body to exactly -1 (ct, mr), instead of leaving it as it is.
         invert: inside the body, dark becomes bright (mr), so that cortical bone, dark in MR, starts out as bright as in
             CT; needs `foreground`, since air must stay -1.
         n4: correct the bias field first (mr; the other modalities have none).
+        crop: cut the scan to its body and this many mm round it (ct, mr); None keeps the whole frame. Restoring sets
+            the box back into the frame, in air.
+        landmarks: the domain's standard histogram (mr), set by :meth:`standardized`: every scan is mapped to it instead
+            of linearly; None maps linearly.
         scale: values of the cohort that -1 and 1 stand for, set by :meth:`fitted`; restoring a scan of ANOTHER
             domain into this one uses it (mr, image).
         truncate: cut the fraction of restored grey values off, as the original's program does, instead of rounding to
@@ -55,6 +61,9 @@ class Preparation:
     foreground: bool = False
     invert: bool = False
     n4: bool = False
+    threshold: float | None = None
+    crop: float | None = None
+    landmarks: tuple[float, ...] | None = None
     scale: tuple[float, float] | None = None
     truncate: bool = False
 
@@ -77,6 +86,16 @@ class Preparation:
                 raise ConfigError(f"{name} {pair}; give two numbers, the lower first")
         if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             raise ConfigError(f"percentiles {self.percentiles}; give two numbers from 0 to 100, the lower first")
+        for name, least in (("threshold", -np.inf), ("crop", 0)):
+            value = getattr(self, name)
+            if value is not None and not (np.isfinite(value) and value >= least):
+                raise ConfigError(f"{name} {value}; give a finite number{' of mm, 0 or more' if least == 0 else ''}")
+        if self.landmarks is not None and not (
+            len(self.landmarks) == nyul.COUNT
+            and (self.landmarks[0], self.landmarks[-1]) == (-1, 1)
+            and all(0 <= y - x <= 2 for x, y in itertools.pairwise(self.landmarks))
+        ):
+            raise ConfigError(f"landmarks {self.landmarks}; {nyul.COUNT} numbers that rise from -1 to 1 are expected")
         if self.invert and not self.foreground:
             raise ConfigError("invert needs foreground: without it the air around the body would become the brightest")
 
@@ -92,19 +111,15 @@ class Preparation:
         Raises:
             ScanError: if the scan is constant (3D), holds no body, or its unit does not fit the modality.
         """
-        where = str(volume.source.get("path", "volume"))
-        self._check_unit(volume.unit, where)
-        if len(volume.space) == 3 and min(volume.space) > 1 and np.ptp(volume.array) == 0:
-            raise ScanError(
-                f"{where}: every voxel has the value {volume.array.flat[0]:g}; a constant scan holds nothing to learn "
-                "from. Remove it from the domain, or check its export."
-            )
-        array, affine = self._to_grid(volume)
-        mask = self._find_foreground(array, affine, where)
-        if self.n4 and self.modality == "mr":
-            array = intensity.correct_bias(array, mask, np.linalg.norm(affine[:3, :3], axis=0).tolist(), where)
+        where = self._checked(volume)
+        array, mask, affine = self._body(volume, where)
         low, high = self._limits(array, mask, volume.unit, where)
-        prepared = intensity.normalize(array, low, high)
+        own: tuple[float, ...] = ()
+        if self.landmarks is not None and self.modality == "mr" and high > low:
+            own = nyul.landmarks(array, mask, self.percentiles, (low, high))
+            prepared = nyul.to_standard(array, own, self.landmarks)
+        else:
+            prepared = intensity.normalize(array, low, high)
         if self._sign < 0:  # air round the skin would become as bright as bone
             mask = without_air_rim(mask, prepared.max(axis=0) < DARK, affine)
             prepared = -prepared
@@ -120,8 +135,42 @@ class Preparation:
             low=low,
             high=high,
             clipped=intensity.clipped_share(array, mask, low, high),
+            landmarks=own,
         )
         return Prepared(prepared, mask, state)
+
+    def landmarks_of(self, volume: Volume) -> tuple[float, ...]:
+        """The landmarks of one scan's histogram, for :meth:`standardized`.
+
+        Raises:
+            ScanError: as :meth:`__call__`.
+        """
+        where = self._checked(volume)
+        array, mask, _ = self._body(volume, where)
+        return nyul.landmarks(array, mask, self.percentiles, self._limits(array, mask, volume.unit, where))
+
+    def _checked(self, volume: Volume) -> str:
+        """What the scan is called in messages; refuses what cannot be prepared."""
+        where = str(volume.source.get("path", "volume"))
+        self._check_unit(volume.unit, where)
+        if len(volume.space) == 3 and min(volume.space) > 1 and np.ptp(volume.array) == 0:
+            raise ScanError(
+                f"{where}: every voxel has the value {volume.array.flat[0]:g}; a constant scan holds nothing to learn "
+                "from. Remove it from the domain, or check its export."
+            )
+        return where
+
+    def _body(
+        self, volume: Volume, where: str
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+        """The scan on its grid, in its own values, with its body and its affine."""
+        array, affine = self._to_grid(volume)
+        mask = self._find_foreground(array, affine, where)
+        if self.crop is not None and self.modality != "image" and mask.any():
+            array, mask, affine = spatial.crop(array, mask, affine, self.crop)
+        if self.n4 and self.modality == "mr":
+            array = intensity.correct_bias(array, mask, np.linalg.norm(affine[:3, :3], axis=0).tolist(), where)
+        return array, mask, affine
 
     def _check_unit(self, unit: str, where: str) -> None:
         if self.modality == "ct" and unit in ("uint8", "uint16"):
@@ -152,7 +201,7 @@ class Preparation:
     ) -> npt.NDArray[np.bool_]:
         if self.modality == "image":
             return np.ones(array.shape[1:], dtype=bool)
-        mask = find_foreground(array, affine, self.modality)
+        mask = find_foreground(array, affine, self.modality, self.threshold)
         if not mask.any() and not self.foreground:
             return np.ones_like(mask)
         if not mask.any() and min(mask.shape) > 1:
@@ -214,7 +263,10 @@ class Preparation:
                 )
         low, high = state.scale if own_scale else self._restored_range()
         unit = state.unit if own_scale else self.unit()
-        values = intensity.denormalize(self._sign * array, low, high)
+        if own_scale and state.landmarks and self.landmarks is not None:
+            values = nyul.from_standard(self._sign * array, state.landmarks, self.landmarks)
+        else:
+            values = intensity.denormalize(self._sign * array, low, high)
         air = AIR_HU if unit == "HU" and low <= AIR_HU <= high else low
         if foreground is not None and self.modality != "image":
             values[:, ~foreground] = air
@@ -250,6 +302,14 @@ class Preparation:
             raise ScanError("no scan of the domain has two different intensities: there is nothing to learn from")
         low, high = np.median(np.array(pairs, dtype=np.float64), axis=0)
         return replace(self, scale=(float(low), float(high)))
+
+    def standardized(self, scans: Iterable[Sequence[float]]) -> Preparation:
+        """A copy that maps every scan to the standard histogram of these scans (mr; others need none).
+
+        Args:
+            scans: of the training scans, each as :meth:`landmarks_of` gives them.
+        """
+        return replace(self, landmarks=nyul.standard(scans)) if self.modality == "mr" else self
 
     # -- plain values ---------------------------------------------------------------------------------------------
 

@@ -59,10 +59,35 @@ def resample(array: Floats, affine: Affine, spacing: Sequence[float | None]) -> 
     return np.ascontiguousarray(result.numpy()), np.asarray(result.affine, dtype=np.float64)
 
 
+def crop(
+    array: Floats, mask: npt.NDArray[np.bool_], affine: Affine, margin: float
+) -> tuple[Floats, npt.NDArray[np.bool_], Affine]:
+    """The box that holds the mask and `margin` mm round it, as far as the frame reaches.
+
+    Args:
+        array: (channel, i, j, k).
+        mask: (i, j, k), not empty.
+        affine: voxel -> RAS+ mm.
+        margin: mm.
+
+    Returns:
+        Array, mask and affine of the box.
+    """
+    reach = np.ceil(margin / np.linalg.norm(affine[:3, :3], axis=0)).astype(int)
+    starts, box = np.zeros(3, dtype=int), []
+    for axis in range(3):
+        inside = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        starts[axis] = max(0, inside[0] - reach[axis])
+        box.append(slice(int(starts[axis]), int(inside[-1] + reach[axis]) + 1))
+    moved = affine.copy()
+    moved[:3, 3] += affine[:3, :3] @ starts
+    return np.ascontiguousarray(array[(slice(None), *box)]), np.ascontiguousarray(mask[tuple(box)]), moved
+
+
 def bring_back(array: Floats, affine: Affine, space: Space, target: Affine, air: float) -> Floats:
     """Put an array on another grid of the same patient: the inverse of :func:`reorient` and :func:`resample`.
 
-    Where the grids share their voxels (reorientation only) the values are moved, not interpolated. Otherwise they are
+    Where the grids share their voxels (reorientation, crop) the values are moved, not interpolated. Otherwise they are
     interpolated trilinearly, without smoothing: fine detail that the network drew is not blurred again.
 
     Args:
@@ -73,7 +98,7 @@ def bring_back(array: Floats, affine: Affine, space: Space, target: Affine, air:
         air: value for wanted voxels whose centre lies outside all voxels of `array`.
     """
     index = np.linalg.inv(affine) @ target  # wanted index -> index in `array`
-    moved = _exact_move(array, index, space)
+    moved = _exact_move(array, index, space, air)
     if moved is not None:
         return moved
     from monai.transforms import SpatialResample
@@ -85,19 +110,37 @@ def bring_back(array: Floats, affine: Affine, space: Space, target: Affine, air:
     return result
 
 
-def _exact_move(array: Floats, index: Affine, space: Space) -> Floats | None:
-    """`array` flipped and permuted as `index` (wanted -> present index) says, or None if that takes interpolation."""
+def _exact_move(array: Floats, index: Affine, space: Space, air: float) -> Floats | None:
+    """`array` moved as `index` (wanted -> present index) says, or None if that takes interpolation.
+
+    Flipped and permuted, and set into air (or cut) where the wanted grid reaches further (or less far).
+    """
     turn = np.rint(index)
     if np.abs(index - turn).max() > 1e-3 or not (np.abs(turn[:3, :3]).sum(axis=0) == 1).all():
         return None
     axes = np.abs(turn[:3, :3]).argmax(axis=0)  # present axis that each wanted axis runs along
-    if sorted(axes) != [0, 1, 2] or tuple(array.shape[1 + a] for a in axes) != space:
+    if sorted(axes) != [0, 1, 2]:
         return None
-    signs = turn[axes, range(3)]
-    if not all(turn[a, 3] == (0 if s > 0 else n - 1) for a, s, n in zip(axes, signs, space, strict=True)):
-        return None
-    flips = tuple(slice(None, None, int(s)) for s in signs)
-    return np.ascontiguousarray(array.transpose(0, *(1 + axes))[(slice(None), *flips)])
+    turned = array.transpose(0, *(1 + axes))
+    wanted, present = [slice(None)], [slice(None)]
+    for n, axis in enumerate(axes):
+        sign, start = int(turn[axis, n]), int(turn[axis, 3])
+        # wanted index w lies on present index start + sign * w, which must be in 0 .. last
+        last = array.shape[1 + axis] - 1
+        ends = sorted((-start * sign, (last - start) * sign))
+        first, stop = max(ends[0], 0), min(ends[1] + 1, space[n])
+        if first >= stop:
+            return np.full((len(array), *space), air, dtype=np.float32)
+        ends = sorted((start + sign * first, start + sign * (stop - 1)))
+        wanted.append(slice(first, stop))
+        present.append(slice(ends[0], ends[1] + 1))
+    flips = tuple(slice(None, None, int(turn[axis, n])) for n, axis in enumerate(axes))
+    piece = turned[tuple(present)][(slice(None), *flips)]
+    if piece.shape[1:] == tuple(space):
+        return np.ascontiguousarray(piece)
+    result = np.full((len(array), *space), air, dtype=np.float32)
+    result[tuple(wanted)] = piece
+    return result
 
 
 def _outside(index: Affine, space: Space, present: Space) -> npt.NDArray[np.bool_]:

@@ -23,6 +23,7 @@ class PreparedState:
         prepared_affine: (4, 4), the prepared voxels -> RAS+ mm.
         low, high: the values (in the scan's unit) that became -1 and 1.
         clipped: share of the foreground's values outside [low, high], which cannot be restored.
+        landmarks: of the scan's histogram, where it was standardized (see :mod:`medcycle.prepare.nyul`); else none.
     """
 
     source_space: tuple[int, ...]
@@ -34,6 +35,7 @@ class PreparedState:
     low: float
     high: float
     clipped: float
+    landmarks: tuple[float, ...] = ()
 
     @property
     def ndim(self) -> int:
@@ -48,7 +50,9 @@ class PreparedState:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {k: np.asarray(v).tolist() if k.endswith(("space", "affine")) else v for k, v in values.items()}
+        return {
+            k: np.asarray(v).tolist() if k.endswith(("space", "affine", "landmarks")) else v for k, v in values.items()
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PreparedState:
@@ -58,6 +62,7 @@ class PreparedState:
             given[key] = tuple(int(n) for n in given[key])
         for key in ("source_affine", "prepared_affine"):
             given[key] = np.array(given[key], dtype=np.float64).reshape(4, 4)
+        given["landmarks"] = tuple(float(v) for v in given.get("landmarks", ()))
         return cls(**given)
 
 

@@ -1,11 +1,11 @@
-"""From the configuration to the scans: found, split by patient, prepared, and the samplers that draw from them."""
+"""From the configuration to the scans: split by patient, prepared, and the samplers that draw from them."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import random
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,21 +24,32 @@ from medcycle.data import (
     load_pictures,
 )
 from medcycle.errors import ConfigError, ScanError
-from medcycle.io import find_scans, patient_of, scan_name
 from medcycle.io.find import PICTURES, suffix_of
-from medcycle.prepare import CohortError, Preparation, PreparedScan, prepare_cohort
+from medcycle.io.manifest import Row
+from medcycle.prepare import CohortError, Preparation, PreparedScan, fit_landmarks, prepare_cohort
+from medcycle.training.split import rows_of, split
 
 Progress = Callable[[int, int, str], None]
+CROP_MM = 10.0  # round the body, for prepare.crop
 
 
 @dataclass
 class Cohort:
-    """The prepared scans of one domain, split by patient."""
+    """The prepared scans of one domain, split by patient.
+
+    Attributes:
+        domain, preparation: how they are found and prepared; the preparation is fitted to the training scans.
+        training, held_out: PreparedScans, or Pictures.
+        refused: the scans that cannot be used, each with the reason.
+        sites: how many training scans are of which site, as far as a manifest says.
+    """
 
     domain: Domain
     preparation: Preparation
-    training: list[Any] = field(default_factory=list)  # of PreparedScan, or of Picture
+    training: list[Any] = field(default_factory=list)
     held_out: list[Any] = field(default_factory=list)
+    refused: list[tuple[Path, str]] = field(default_factory=list)
+    sites: dict[str, int] = field(default_factory=dict)
 
     @property
     def channels(self) -> int:
@@ -59,70 +70,34 @@ def preparation(config: Config, domain: Domain) -> Preparation:
         foreground=not both_ct if config.prepare.foreground is None else config.prepare.foreground,
         invert=config.prepare.invert and domain.modality == "mr",
         n4=config.prepare.n4,
+        threshold=domain.threshold,
+        crop=CROP_MM if config.prepare.crop else None,
     )
 
 
-def scans_of(domain: Domain, key: str) -> list[Path]:
-    """The domain's scans, in natural order.
+def prepare_domains(
+    config: Config, progress: Progress | None, warn: Callable[[str], None], *, strict: bool = False
+) -> dict[str, Cohort]:
+    """Find, split and prepare (from the cache where it can) the scans of both domains.
+
+    Args:
+        config: where they are and how to prepare them.
+        progress: called with (scans done, scans in all, name of the last one).
+        warn: called with each sentence that the user should read.
+        strict: refuse the cohort for a single bad scan; else the bad ones are listed in `Cohort.refused`.
 
     Raises:
-        ConfigError: none is found; names the key.
+        ConfigError, ScanError: see `rows_of`, `split`, `prepare_cohort` (the bad scans of both domains at once); no
+            good scan is left to train on; and scans of one domain that differ in channels.
     """
-    patterns = [domain.path] if isinstance(domain.path, str) else domain.path
-    try:
-        return list(dict.fromkeys(path for pattern in patterns for path in find_scans(pattern)))
-    except ScanError as error:
-        raise ConfigError(f"domains.{key}.path: {error}") from None
-
-
-def split(paths: dict[str, list[Path]], config: Config) -> dict[str, set[Path]]:
-    """The held-out scans of each domain: the same patients in both, never so many that a domain is left empty."""
-    patients = {key: _patients(found, getattr(config.domains, key).patient) for key, found in paths.items()}
-    everyone = sorted({patient for found in patients.values() for patient in found.values()})
-    random.Random(config.train.seed).shuffle(everyone)
-    # A share of the smaller domain, so that a large domain does not empty a small one.
-    held_out: set[str] = set()
-    for found in patients.values():
-        own = [patient for patient in everyone if patient in set(found.values())]
-        wanted = int(config.train.validation * len(own))
-        already = sum(patient in held_out for patient in own)
-        held_out |= set([p for p in own if p not in held_out][: max(0, wanted - already)])
-    answer = {}
-    for key, found in patients.items():
-        answer[key] = {path for path, patient in found.items() if patient in held_out}
-        if len(answer[key]) == len(found):
-            raise ConfigError(
-                f"train.validation: holding out {config.train.validation:.0%} of the patients would leave domain "
-                f"{key} without any; lower it or add scans"
-            )
-    return answer
-
-
-def _patients(paths: list[Path], pattern: str | None) -> dict[Path, str]:
-    """The patient of every scan; where files of one name lie in many folders (p01/T1.nii.gz), the folder's name."""
-    patients = {path: patient_of(path, pattern) for path in paths}
-    names = {scan_name(path) for path in paths}
-    if pattern is None and len(names) < len(paths) and all(path.is_file() for path in paths):
-        return {path: path.parent.name for path in paths}
-    return patients
-
-
-def prepare_domains(config: Config, progress: Progress | None, warn: Callable[[str], None]) -> dict[str, Cohort]:
-    """Find, prepare (from the cache where it can) and split the scans of both domains.
-
-    Raises:
-        ConfigError, ScanError: see `scans_of`, `prepare_cohort` (the bad scans of both domains at once); and scans of
-            one domain that differ in channels.
-    """
-    paths = {key: scans_of(getattr(config.domains, key), key) for key in ("a", "b")}
-    held_out = split(paths, config)
+    rows = {key: rows_of(getattr(config.domains, key), key) for key in ("a", "b")}
+    sides = split(rows, config)
     cohorts = {}
     failures = []
     for key in ("a", "b"):
         domain: Domain = getattr(config.domains, key)
-        how = preparation(config, domain)
         try:
-            prepared = _prepared(config, domain, paths, key, progress)
+            how, prepared, refused = _prepared(config, domain, rows, sides, key, progress, strict)
         except (CohortError, PicturesError) as error:
             failures.append(f"domains.{key} ({domain.name}): {error}")
             continue
@@ -133,11 +108,22 @@ def prepare_domains(config: Config, progress: Progress | None, warn: Callable[[s
         channels = {scan.channels for scan in prepared}
         if len(channels) > 1:
             raise ScanError(f"domains.{key}: scans with {sorted(channels)} channels; all must have the same number")
-        training = [scan for scan in prepared if Path(scan.path) not in held_out[key]]
-        unseen = [scan for scan in prepared if Path(scan.path) in held_out[key]]
-        cohorts[key] = Cohort(domain, how.fitted(scan.scale for scan in training), training, unseen)
+        training = [scan for scan in prepared if sides[key][scan.path] == "train"]
+        unseen = [scan for scan in prepared if sides[key][scan.path] == "val"]
+        if not training:
+            listed = "\n".join(f"  {message}" for _, message in refused[:20])
+            failures.append(f"domains.{key} ({domain.name}): every scan to train on is refused:\n{listed}")
+            continue
+        sites = Counter(site for scan in training if (site := rows[key][scan.path].site))
+        fitted = how.fitted(scan.scale for scan in training)
+        cohorts[key] = Cohort(domain, fitted, training, unseen, refused, dict(sites))
     if failures:
         raise ScanError("\n".join(failures))
+    if config.train.validation and not any(cohort.held_out for cohort in cohorts.values()):
+        warn(
+            f"train.validation: {config.train.validation:.0%} of the patients, rounded down, is nobody: nothing is "
+            "held out, and previews show training scans"
+        )
     a, b = cohorts["a"].channels, cohorts["b"].channels
     if config.loss.identity and a != b:
         raise ConfigError(
@@ -148,33 +134,49 @@ def prepare_domains(config: Config, progress: Progress | None, warn: Callable[[s
 
 
 def _prepared(
-    config: Config, domain: Domain, paths: dict[str, list[Path]], key: str, progress: Progress | None
-) -> Sequence[PreparedScan | Picture]:
-    """A domain's scans from the cache; where both domains are picture files, decoded pictures."""
-    if config.pictures and all(suffix_of(path) in PICTURES for found in paths.values() for path in found):
-        return load_pictures(
-            paths[key],
+    config: Config,
+    domain: Domain,
+    rows: Mapping[str, Mapping[Path, Row]],
+    sides: Mapping[str, Mapping[Path, str]],
+    key: str,
+    progress: Progress | None,
+    strict: bool,
+) -> tuple[Preparation, Sequence[PreparedScan | Picture], list[tuple[Path, str]]]:
+    """A domain's preparation, its scans from the cache (pictures, where both domains are such files: decoded), and the
+    refused ones.
+    """
+    how = preparation(config, domain)
+    paths = [path for path, side in sides[key].items() if side != "test"]
+    workers = config.prepare.workers or os.cpu_count() or 1
+    if config.pictures and all(suffix_of(path) in PICTURES for found in rows.values() for path in found):
+        refused: list[tuple[Path, str]] = []
+        pictures = load_pictures(
+            paths,
             resize=config.sample.resize,
             limits=config.prepare.range,
-            threads=config.prepare.workers or os.cpu_count() or 1,
+            threads=workers,
             progress=progress,
+            refused=None if strict else refused,
         )
+        return how, pictures, refused
     if config.sample.resize is not None:
         raise ConfigError(
             f"sample.resize: works on picture files ({', '.join(PICTURES)}) only, and the domains hold others. Set "
             "sample.resize: null."
         )
-    return prepare_cohort(
-        paths[key],
-        preparation(config, domain),
-        Path(config.prepare.cache),
+    settings: dict[str, Any] = {
         # Starting a process takes as long as preparing some scans.
-        workers=config.prepare.workers or min(os.cpu_count() or 1, 1 + len(paths[key]) // 8),
-        axis=AXES[config.sample.axes] if len(config.sample.size) == 2 else 2,
-        series=domain.series,
-        resample_gaps=domain.resample_gaps,
-        progress=progress,
-    ).scans
+        "workers": config.prepare.workers or min(workers, 1 + len(paths) // 8),
+        "series": {path: rows[key][path].series or domain.series for path in paths},
+        "resample_gaps": domain.resample_gaps,
+        "progress": progress,
+    }
+    cache = Path(config.prepare.cache)
+    if config.prepare.nyul:
+        how = fit_landmarks([path for path in paths if sides[key][path] == "train"], how, cache, **settings)
+    axis = AXES[config.sample.axes] if len(config.sample.size) == 2 else 2
+    cohort = prepare_cohort(paths, how, cache, axis=axis, strict=strict, **settings)
+    return how, cohort.scans, cohort.failures
 
 
 def samplers(

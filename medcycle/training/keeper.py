@@ -127,6 +127,7 @@ class Keeper:
                 "direction": f"{source}_to_{target}",
                 "steps": self.gan.step,
                 "scans": {c.domain.name: len(c.training) for c in (first, second)},
+                "sites": {c.domain.name: c.sites for c in (first, second) if c.sites},
                 "data": self.digest,
                 "config": self.config.model_dump(mode="json", exclude=PRIVATE),
             },
@@ -138,6 +139,7 @@ class Keeper:
         from medcycle.evaluation.report import write_training_report
 
         a, b = self.cohorts["a"], self.cohorts["b"]
+        refused = len(a.refused) + len(b.refused)
         write_training_report(
             self.run / "report.html",
             title=f"{a.domain.name} <-> {b.domain.name}",
@@ -146,7 +148,8 @@ class Keeper:
             facts={
                 "Steps": f"{self.gan.step} of {total}",
                 "Scans": f"{len(a.training)} {a.domain.name}, {len(b.training)} {b.domain.name}; held out "
-                f"{len(a.held_out)} and {len(b.held_out)}",
+                f"{len(a.held_out)} and {len(b.held_out)}"
+                + (f"; {refused} refused, see refused.txt" if refused else ""),
                 "Generator": json.dumps(self.config.model.generator.model_dump()) if not self.custom else "custom",
                 "Loss": json.dumps(self.config.loss.model_dump()),
                 "Precision": self.gan.precision,

@@ -54,6 +54,8 @@ class Outcome:
     step: int
     finished: bool
     seconds: float
+    refused: int = 0
+    """Scans that could not be used; RUN/refused.txt lists them."""
 
 
 def train(
@@ -64,6 +66,7 @@ def train(
     make_generator: MakeNetwork | None = None,
     make_discriminator: MakeNetwork | None = None,
     console: Console | None = None,
+    strict: bool = False,
 ) -> Outcome:
     """Train both directions and export them as RUN/A_to_B.safetensors and RUN/B_to_A.safetensors.
 
@@ -76,6 +79,7 @@ def train(
             (batch, in_channels, *space) to (batch, out_channels, *space) in [-1, 1].
         make_discriminator: likewise: called with (channels,), gives logits of any shape.
         console: where to show progress; the standard error by default.
+        strict: stop if a single scan cannot be used; else train on the others and list it in RUN/refused.txt.
 
     Raises:
         ConfigError, ScanError, CheckpointError, TrainingError: each with what was found and what to do.
@@ -95,9 +99,11 @@ def train(
         # --- Data: the first process prepares, the others then read its cache.
         if not process.first:
             process.wait()
-        cohorts = prepare_with_progress(config, console)
+        cohorts = prepare_with_progress(config, console, strict=strict)
+        refused = refusals(cohorts)
         if process.first:
             process.wait()
+            _write_refusals(run, refused)
         sampler, fixed_sampler = samplers(config, cohorts, device)
         digest = data_digest(cohorts)
 
@@ -182,7 +188,7 @@ def train(
         seconds = time.monotonic() - began
         if stopped and gan.step < total:
             console.print(f"Stopped after step {gan.step} and saved. Go on with the same command and --resume.")
-        return Outcome(run, gan.step, gan.step >= total, seconds)
+        return Outcome(run, gan.step, gan.step >= total, seconds, len(refused))
 
 
 def _open_run(run: Path, config: Config, resume: bool, process: Processes) -> tuple[Path, dict[str, Any]] | None:
@@ -215,6 +221,13 @@ def _write_config(run: Path, config: Config) -> None:
     write_file(run / "config.yaml", "# Resolved configuration of this run, defaults included.\n" + dump_config(config))
 
 
+def _write_refusals(run: Path, refused: list[str]) -> None:
+    if refused:
+        write_file(run / "refused.txt", "\n".join(refused) + "\n")
+    else:
+        (run / "refused.txt").unlink(missing_ok=True)  # of a session before, whose scans have been mended
+
+
 @contextmanager
 def _memory_advice(config: Config, run: Path) -> Iterator[None]:
     """Turn "out of memory" into the settings that need less of it."""
@@ -244,13 +257,23 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def prepare_with_progress(config: Config, console: Console) -> dict[str, Cohort]:
-    """`prepare_domains` with a progress bar."""
+def refusals(cohorts: dict[str, Cohort]) -> list[str]:
+    """A line for every scan that cannot be used, with its domain and the reason."""
+    return [
+        f"domains.{key} ({cohort.domain.name}): {message}"
+        for key, cohort in cohorts.items()
+        for _, message in cohort.refused
+    ]
+
+
+def prepare_with_progress(config: Config, console: Console, *, strict: bool = False) -> dict[str, Cohort]:
+    """`prepare_domains` with a progress bar; lists the refused scans at the end."""
     with scan_progress("preparing", console) as progress:
         cohorts = prepare_domains(
             config,
             progress,
             lambda text: console.print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True),
+            strict=strict,
         )
     for key, cohort in cohorts.items():
         console.print(
@@ -259,4 +282,13 @@ def prepare_with_progress(config: Config, console: Console) -> dict[str, Cohort]
             highlight=False,
             soft_wrap=True,
         )
+    refused = refusals(cohorts)
+    if refused:
+        console.print(
+            f"[yellow]warning:[/] {len(refused)} scan(s) cannot be used and are left out (--strict stops here):",
+            highlight=False,
+            soft_wrap=True,
+        )
+    for line in refused:
+        console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
     return cohorts

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from medcycle.config import Config, Domain, load_config, shipped
 from medcycle.data import AXES
-from medcycle.io import find_scans, read_volume
+from medcycle.errors import ScanError
+from medcycle.io import read_volume
+from medcycle.io.manifest import Row
 from medcycle.networks import build_discriminator, build_generator
-from medcycle.prepare.audit import Audit, audit, swap_warning
-from medcycle.training.cohorts import Progress, preparation, scans_of, split
+from medcycle.prepare import Audit, audit, swap_warning
+from medcycle.training.cohorts import Progress, preparation
 from medcycle.training.setup import check_batch, check_sample, generator_arguments
+from medcycle.training.split import patients_of, rows_in, rows_of, split
+from medcycle.volume import Volume
 
 
 def plan(config: Config) -> dict[str, str]:
@@ -22,21 +28,27 @@ def plan(config: Config) -> dict[str, str]:
     check_batch(config, int(os.environ.get("WORLD_SIZE", "1")))
     check_sample(config)
     facts = {}
-    paths = {key: scans_of(getattr(config.domains, key), key) for key in ("a", "b")}
-    held_out = split(paths, config)
+    rows = {key: rows_of(getattr(config.domains, key), key) for key in ("a", "b")}
+    sides = split(rows, config)
     channels = []
-    for key, found in paths.items():
+    for key, found in rows.items():
         domain: Domain = getattr(config.domains, key)
-        volume = _read(found[0], domain)
+        volume, refused = _first(found, domain)
         channels.append(volume.channels)
+        sorted_out = Counter(sides[key].values())
+        tested = f", {sorted_out['test']} left out for testing" if sorted_out["test"] else ""
         facts[f"domain {key} ({domain.name})"] = (
-            f"{len(found) - len(held_out[key])} scans to train, {len(held_out[key])} held out; the first: "
+            f"{sorted_out['train']} scans to train, {sorted_out['val']} held out{tested}; the first: "
             f"{' x '.join(map(str, volume.space))} voxels of {' x '.join(f'{s:.3g}' for s in volume.spacing)} mm, "
             f"{volume.orientation}, {volume.unit}"
         )
+        if refused:
+            facts[f"refused {key}"] = f"{refused[0]} (`medcycle inspect` looks at all)"
         warning = swap_warning(volume, domain.modality)
         if warning:
             facts[f"warning {key}"] = warning
+    if config.train.validation and not any("val" in side.values() for side in sides.values()):
+        facts["validation"] = f"{config.train.validation:.0%} of the patients, rounded down, is nobody"
     a, b = channels
     with torch.device("meta"):
         generator = build_generator(**generator_arguments(config, a, b))
@@ -57,9 +69,17 @@ def plan(config: Config) -> dict[str, str]:
     return facts
 
 
-def _read(path: Path, domain: Domain) -> Any:
+def _first(rows: Mapping[Path, Row], domain: Domain) -> tuple[Volume, list[str]]:
+    """The domain's first scan that can be read, and what is wrong with those before it."""
+    refused: list[str] = []
     unit = "HU" if domain.modality == "ct" else None
-    return read_volume(path, unit=unit, series=domain.series, resample_gaps=domain.resample_gaps)
+    for path, row in rows.items():
+        try:
+            series = row.series or domain.series
+            return read_volume(path, unit=unit, series=series, resample_gaps=domain.resample_gaps), refused
+        except ScanError as error:
+            refused.append(str(error))
+    raise ScanError(refused[0])
 
 
 def audit_targets(targets: list[str], progress: Progress | None = None) -> Audit:
@@ -72,14 +92,18 @@ def audit_targets(targets: list[str], progress: Progress | None = None) -> Audit
     first = targets[0]
     if Path(first).suffix in (".yaml", ".yml") or (f"{first}.yaml" in shipped() and not Path(first).exists()):
         config = load_config(first, targets[1:])
-        domains = {
-            domain.name: (scans_of(domain, key), preparation(config, domain))
-            for key, domain in (("a", config.domains.a), ("b", config.domains.b))
-        }
-        reading = {
-            domain.name: {"series": domain.series, "resample_gaps": domain.resample_gaps}
-            for domain in (config.domains.a, config.domains.b)
-        }
+        rows, domains, reading = {}, {}, {}
+        for key, domain in (("a", config.domains.a), ("b", config.domains.b)):
+            rows[domain.name] = _told(rows_of(domain, key), domain.patient)
+            domains[domain.name] = (list(rows[domain.name]), preparation(config, domain))
+            reading[domain.name] = {"series": domain.series, "resample_gaps": domain.resample_gaps}
         axis = AXES[config.sample.axes] if len(config.sample.size) == 2 else 2
-        return audit(domains, size=config.sample.size, axis=axis, reading=reading, progress=progress)
-    return audit({target: (find_scans(target), None) for target in targets}, progress=progress)
+        return audit(domains, size=config.sample.size, axis=axis, reading=reading, rows=rows, progress=progress)
+    found = {target: _told({row.path: row for row in rows_in(target)}, None) for target in targets}
+    return audit({target: (list(rows), None) for target, rows in found.items()}, rows=found, progress=progress)
+
+
+def _told(rows: Mapping[Path, Row], pattern: str | None) -> dict[Path, Row]:
+    """The rows with every scan's patient."""
+    patients = patients_of(rows, pattern)
+    return {path: replace(row, patient=patients[path]) for path, row in rows.items()}

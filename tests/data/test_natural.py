@@ -158,6 +158,17 @@ def test_all_pictures_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     assert str(paths[2]) in str(caught.value)
 
 
+def test_pictures_that_cannot_be_read_can_be_left_out(tmp_path: Path) -> None:
+    paths = photographs(tmp_path)
+    paths[1].write_bytes(b"nothing")
+    refused: list[tuple[Path, str]] = []
+    assert [picture.path for picture in load_pictures(paths, refused=refused)] == [paths[0], paths[2]]
+    assert [path for path, _ in refused] == [paths[1]]
+    assert str(paths[1]) in refused[0][1]
+    with pytest.raises(PicturesError, match="1 of 1 pictures"):
+        load_pictures(paths[1:2], refused=refused)
+
+
 def test_more_than_the_memory_holds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import psutil
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from typer.testing import CliRunner
 
@@ -12,6 +13,7 @@ from medcycle.cli import app
 from medcycle.errors import ConfigError, ModelError, ScanError
 from medcycle.inference import Translator, plan_outputs, translate_paths
 from medcycle.io import read_volume, write_volume
+from medcycle.prepare import Preparation
 from medcycle.volume import Volume
 
 Make = Callable[..., Any]
@@ -216,3 +218,80 @@ def test_a_series_with_a_gap_comes_back_with_that_gap(
     with pytest.warns(UserWarning, match="1 of 11 slices"):
         assert CliRunner().invoke(app, [*arguments, "--resample-gaps"]).exit_code == 0
     assert read_volume(tmp_path / "out.nii.gz").space == whole.space
+
+
+# -- what a DICOM series tells ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def study(tmp_path: Path, make_ball: Make) -> Path:
+    """Two CT series of one study of one patient, some HU beyond the model's window, and a NIfTI file."""
+    folder = tmp_path / "study"
+    volume = make_ball((12, 12, 5))
+    volume.array[0, 6, 6, 2] = 9000
+    for name in ("thin", "thick"):
+        write_volume(volume, folder / name)
+        for file in (folder / name).iterdir():
+            data = pydicom.dcmread(file)
+            data.PatientName, data.PatientID, data.StudyDate = "Beeblebrox^Zaphod", "QX-42", "20190607"
+            data.StudyInstanceUID, data.FrameOfReferenceUID = "1.2.840.99.1", "1.2.840.99.2"
+            data.save_as(file)
+    write_volume(volume, folder / "other.nii.gz")
+    return folder
+
+
+def series(folder: Path) -> list[Any]:
+    return [pydicom.dcmread(file) for file in sorted(folder.iterdir())]
+
+
+def test_deidentified_series_of_a_study_stay_together(
+    translator: Make, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Translator, "load", lambda *args, **settings: translator())
+    arguments = ["translate", str(study), str(tmp_path / "out"), "--model", "none", "--deidentify"]
+    with pytest.warns(UserWarning, match="clamped"):
+        assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    thin, thick = series(tmp_path / "out" / "thin"), series(tmp_path / "out" / "thick")
+    assert {data.PatientIdentityRemoved for data in (*thin, *thick)} == {"YES"}
+    for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID"):
+        assert len({str(data[keyword].value) for data in (*thin, *thick)}) == 1
+    assert len({data.SeriesInstanceUID for data in (*thin, *thick)}) == 2
+    for file in (tmp_path / "out").rglob("*.dcm"):
+        for word in (b"Beeblebrox", b"QX-42", b"20190607", b"1.2.840.99"):
+            assert word not in file.read_bytes()
+    np.testing.assert_allclose(read_volume(tmp_path / "out" / "thin").affine, read_volume(study / "thin").affine)
+
+
+def test_deterministic_series_have_the_same_bytes(
+    translator: Make, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Translator, "load", lambda *args, **settings: translator())
+    for name in ("one", "two"):
+        arguments = ["translate", str(study / "thin"), str(tmp_path / name / "sct"), "--model", "none"]
+        with pytest.warns(UserWarning, match="clamped"):
+            done = CliRunner().invoke(app, [*arguments, "--deterministic-uids"], catch_exceptions=False)
+        assert done.exit_code == 0
+    files = tree(tmp_path / "one")
+    assert files == tree(tmp_path / "two")
+    assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
+    with pytest.warns(UserWarning, match="clamped"):
+        translate_paths(translator(), study / "thin", tmp_path / "three")
+    assert series(tmp_path / "three")[0].SOPInstanceUID != series(tmp_path / "one" / "sct")[0].SOPInstanceUID
+
+
+def test_one_of_two_ways_with_names(translator: Make, study: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Ask for one of the two"):
+        translate_paths(translator(), study, tmp_path / "out", deidentify=True, deterministic_uids=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_share_that_is_clamped_is_told(translator: Make, study: Path, tmp_path: Path) -> None:
+    made = translator(preparations={"ct": Preparation(modality="ct", window=(-1000.0, 1000.0))})
+    # 1 of 12 x 12 x 5 voxels.
+    with pytest.warns(UserWarning, match=r"0\.139 % of the voxels were clamped to \[-1000, 1000\] HU") as caught:
+        translate_paths(made, study / "thin", tmp_path / "out")
+    assert sum("clamped" in str(warning.message) for warning in caught) == 1
+    data = series(tmp_path / "out")[2]
+    assert (data.SmallestPixelValueInSeries, data.LargestPixelValueInSeries) == (-1000, 1000)
+    assert "clamped to [-1000, 1000]" in data.DerivationDescription
+    assert data.pixel_array.max() == 1000

@@ -129,9 +129,9 @@ def test_bad_scans_in_a_domain(name: str, command: str, cohort: Path, medcycle: 
     bad = BAD[name]
     bad.spoil(cohort / "mr", make_ball)
     config = cohort / "c.yaml"
-    arguments = {
-        "train": ("--config", config, "--out", cohort / "run"),
-        "prepare": ("--config", config),
+    arguments: dict[str, tuple[object, ...]] = {
+        "train": ("--strict", "--config", config, "--out", cohort / "run"),
+        "prepare": ("--strict", "--config", config),
         "inspect": (config,),
     }
     ran = medcycle(command, *arguments[command])
@@ -151,8 +151,28 @@ def test_bad_scans_in_a_domain(name: str, command: str, cohort: Path, medcycle: 
         before = [path.stat().st_mtime_ns for path in kept]
         for odd in (cohort / "mr").glob("odd*"):
             shutil.rmtree(odd) if odd.is_dir() else odd.unlink()
-        assert medcycle("prepare", "--config", config).code == 0
+        assert medcycle("prepare", "--strict", "--config", config).code == 0
         assert [path.stat().st_mtime_ns for path in kept] == before
+
+
+@pytest.mark.parametrize("name", [name for name, bad in BAD.items() if bad.alone])
+def test_a_bad_scan_is_left_out_and_listed(name: str, cohort: Path, medcycle: Run, make_ball: Make) -> None:
+    BAD[name].spoil(cohort / "mr", make_ball)
+    run = cohort / "run"
+    for arguments in (("prepare",), ("train", "--out", run)):
+        ran = medcycle(*arguments, "--config", cohort / "c.yaml")
+        assert ran.code == 0, ran.err
+        assert "1 scan(s) cannot be used and are left out" in ran.err
+        assert "  domains.a (mr): " in ran.err
+        for text in BAD[name].says:
+            assert text in ran.err
+    assert str(run / "refused.txt") in ran.err
+    listed = (run / "refused.txt").read_text()
+    assert listed.startswith("domains.a (mr): ")
+    for text in BAD[name].says:
+        assert text in listed
+    assert "1 refused, see refused.txt" in (run / "report.html").read_text()
+    assert len(list((cohort / "cache").glob("*.npy"))) == 4
 
 
 @pytest.mark.parametrize("name", [name for name, bad in BAD.items() if bad.alone])

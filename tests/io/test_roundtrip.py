@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from pydicom.valuerep import format_number_as_ds
 
 from medcycle.io import from_nibabel, from_sitk, read_volume, to_nibabel, to_sitk, write_volume
 from medcycle.volume import Volume
@@ -145,6 +149,115 @@ def test_channels_and_pictures_survive(tmp_path: Path, suffix: str) -> None:
 def test_library_images_there_and_back(volume: Volume) -> None:
     same(volume, from_nibabel(to_nibabel(volume)), 0.0)
     same(volume, from_sitk(to_sitk(volume)), 0.0)
+
+
+# --- Files of other programs, in any format, written in any format ----------------------------------------------------
+
+WHOLE = {"uint8": (0, 255), "int8": (-128, 127), "uint16": (0, 4095), "int16": (-2000, 4095)}
+SLOPES, INTERCEPTS = (1.0, 2.0, 0.5, -1.25, 0.123456789), (0.0, -1024.0, 3.5, 100.25)
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A scan as another program stores it: values are slope * stored + intercept."""
+
+    stored: np.ndarray  # (i, j, k)
+    affine: np.ndarray  # RAS+
+    slope: float
+    intercept: float
+    unit: str
+    order: list[int]  # of the slices on disk, where each is a file
+
+    def volume(self) -> Volume:
+        return Volume((self.stored * self.slope + self.intercept)[None], self.affine, self.unit)
+
+
+@st.composite
+def foreigners(draw: st.DrawFn, scaled: bool) -> Foreign:
+    space = draw(st.tuples(*[st.integers(1, 5)] * 3))
+    kind = draw(st.sampled_from(list(WHOLE)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return Foreign(
+        rng.integers(*WHOLE[kind], space, dtype=kind, endpoint=True),
+        draw(affines()),
+        draw(st.sampled_from(SLOPES)) if scaled else 1.0,
+        draw(st.sampled_from(INTERCEPTS)) if scaled else 0.0,
+        draw(st.sampled_from(("HU", "a.u."))),
+        draw(st.permutations(range(space[2]))),
+    )
+
+
+def by_nibabel(scan: Foreign, folder: Path) -> Path:
+    image: Any = nib.Nifti1Image(scan.stored, scan.affine)
+    image.header.set_slope_inter(scan.slope, scan.intercept)
+    nib.save(image, folder / "a.nii")
+    return folder / "a.nii"
+
+
+def by_itk(scan: Foreign, path: Path) -> Path:
+    image = sitk.GetImageFromArray(np.ascontiguousarray(scan.stored.transpose()))
+    lps = LPS @ scan.affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+def by_pydicom(scan: Foreign, folder: Path, make_slice: Callable[..., Any]) -> Path:
+    """One file a slice, in the order asked for, by names and by Instance Number."""
+    lps = LPS @ scan.affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    signed, bits = scan.stored.dtype.kind == "i", 8 * scan.stored.dtype.itemsize
+    for k in range(scan.stored.shape[2]):
+        modality = "CT" if scan.unit == "HU" else "MR"
+        data = make_slice(k, "1.2.3.4.5", Modality=modality, InstanceNumber=scan.order[k] + 1)
+        data.Columns, data.Rows = scan.stored.shape[:2]
+        data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = bits, bits, bits - 1, int(signed)
+        for keyword, values in (
+            ("PixelSpacing", (spacing[1], spacing[0])),
+            ("SliceThickness", spacing[2:]),
+            ("ImagePositionPatient", (lps @ (0, 0, k, 1))[:3]),
+            ("ImageOrientationPatient", (lps[:3, :2] / spacing[:2]).T.ravel()),
+        ):
+            setattr(data, keyword, [format_number_as_ds(float(value)) for value in values])
+        data.RescaleSlope, data.RescaleIntercept = scan.slope, scan.intercept
+        data.RescaleType = "HU" if scan.unit == "HU" else "US"
+        content = np.ascontiguousarray(scan.stored[:, :, k].T).tobytes()
+        data.PixelData = content + b"\0" * (len(content) % 2)
+        data.save_as(folder / f"{scan.order[k]:03d}", enforce_file_format=True)
+    return folder
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".mha", ".nrrd", "/"])
+@pytest.mark.parametrize("made", ["NIfTI", "MHA", "NRRD", "DICOM"])
+def test_every_format_into_every_other(made: str, ending: str, make_slice: Callable[..., Any]) -> None:
+    @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(scan=foreigners(made in ("NIfTI", "DICOM")))
+    def check(scan: Foreign) -> None:
+        with tempfile.TemporaryDirectory() as top:
+            folder = Path(top) / "in"
+            folder.mkdir()
+            path = {
+                "NIfTI": lambda: by_nibabel(scan, folder),
+                "MHA": lambda: by_itk(scan, folder / "a.mha"),
+                "NRRD": lambda: by_itk(scan, folder / "a.nrrd"),
+                "DICOM": lambda: by_pydicom(scan, folder, make_slice),
+            }[made]()
+            truth = scan.volume()
+            truth = canonical(truth) if made == "DICOM" else truth
+            read = read_volume(path, unit=scan.unit)
+            same(truth, read, 1e-5 * max(1.0, float(abs(truth.array).max())))
+            written = write_volume(read, f"{top}/out{ending}", like=read)
+            again = read_volume(written, unit=scan.unit)
+            extent = float(np.ptp(read.array))
+            tolerance = 0.5001 if scan.unit == "HU" else 0.0
+            if ending == "/":
+                tolerance = 0.5001 if scan.unit == "HU" or extent >= 1000 else max(extent, 1e-6) / 131070 * 1.01 + 1e-5
+            same(canonical(read) if ending == "/" else read, again, tolerance)
+
+    check()
 
 
 def test_libraries_agree_on_an_oblique_file(tmp_path: Path) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
+from medcycle.io import write_volume
+from medcycle.io.manifest import Row
 from medcycle.prepare import Preparation, audit, swap_warning
 from medcycle.volume import Volume
 
@@ -131,3 +135,74 @@ def test_a_scan_too_large_for_the_memory_is_refused_alone(tmp_path, monkeypatch)
     first, second = audit({"mr": (paths, MR)}).scans
     assert first.refused.startswith(f"{paths[0]}: not enough memory")
     assert second.refused is None
+
+
+def test_sites_patients_and_planes(tmp_path):
+    paths = [save(tmp_path / f"{i}.nii.gz", "mr", i) for i in range(3)]
+    rows = {path: Row(path, patient="Jane", site="A") for path in paths[:2]} | {paths[2]: Row(paths[2], patient="Joan")}
+    found = audit({"mr": (paths, MR)}, rows={"mr": rows}, axis=0)
+    summary = found.domains[0].summary()
+    assert summary["patients"] == 2
+    assert summary["sites"] == {"A": 2, "not told": 1}
+    assert summary["planes"] == 3 * 16
+    assert [scan.site for scan in found.scans] == ["A", "A", ""]
+    text = json.dumps(found.to_dict())
+    assert "Jane" not in text
+    assert "Joan" not in text
+    assert "patients" not in audit({"mr": (paths, MR)}).domains[0].summary()
+
+
+def test_scanners_and_sequences_and_nobody(tmp_path, make_ball):
+    folders = []
+    for index, kernel in enumerate(("BONE", "BONE", "STANDARD")):
+        folders.append(write_volume(make_ball(index, "ct"), tmp_path / f"head{index}"))
+        for file in folders[-1].iterdir():
+            data = pydicom.dcmread(file)
+            data.Manufacturer, data.ManufacturerModelName, data.ConvolutionKernel = "GE", "CT 5", kernel
+            data.PatientName, data.PatientID, data.PatientBirthDate = "Doe^Jane", "ID77", "19700101"
+            data.save_as(file)
+    found = audit({"ct": (folders, CT)})
+    assert found.domains[0].summary()["scanners"] == {"GE CT 5, kernel BONE": 2, "GE CT 5, kernel STANDARD": 1}
+    assert "sequences" not in found.domains[0].summary()
+    text = json.dumps(found.to_dict())
+    for secret in ("Doe", "ID77", "1970"):
+        assert secret not in text
+
+
+def test_domains_that_differ_in_size_or_number_are_remarked(tmp_path):
+    def told(mr, ct, many=1, few=1, **settings):
+        scans = [
+            [save(tmp_path / name / f"{i}.nii.gz", name, i, **how) for i in range(count)]
+            for name, how, count in (("mr", mr, many), ("ct", ct, few))
+        ]
+        one, two = (Preparation(modality=name, **settings) for name in ("mr", "ct"))
+        return audit({"mr": (scans[0], one), "ct": (scans[1], two)}).warnings
+
+    plain, fine = {"space": (30, 30, 30)}, {"space": (60, 60, 60), "spacing": (1.0, 1.0, 1.0)}
+    assert told(plain, plain) == []
+    said = told(plain, fine)
+    assert len(said) == 1
+    assert said[0].startswith("the voxels of the domains differ: mr 2 x 2 x 2 mm, ct 1 x 1 x 1 mm")
+    assert "prepare.spacing" in said[0]
+    assert told(plain, fine, spacing=(2.0, 2.0, 2.0)) == []
+    wide = {"space": (60, 60, 30)}
+    said = told(plain, wide)
+    assert len(said) == 1
+    assert "the fields of view of the domains differ: mr 60 x 60 x 60 mm, ct 120 x 120 x 60 mm" in said[0]
+    assert "prepare.crop" in said[0]
+    said = told(plain, plain, many=10)
+    assert len(said) == 1
+    assert said[0].startswith("10 scans of mr and 1 of ct")
+
+
+def test_a_series_of_its_own(tmp_path, make_ball):
+    folder = write_volume(make_ball(0, "mr"), tmp_path / "both")
+    other = write_volume(make_ball(1, "mr", (20, 20, 12)), tmp_path / "other")
+    for file in other.iterdir():
+        data = pydicom.dcmread(file)
+        data.SeriesNumber = 44
+        data.save_as(folder / f"b{file.name}")
+    rows = {folder: Row(Path(folder), series="44")}
+    assert "2 DICOM series" in audit({"mr": ([folder], MR)}).scans[0].refused
+    assert audit({"mr": ([folder], MR)}, rows={"mr": rows}).scans[0].space == (20, 20, 12)
+    assert audit({"mr": ([folder], MR)}, rows={"mr": rows}, reading={"mr": {"series": "1"}}).scans[0].space[2] == 12

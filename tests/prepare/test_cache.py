@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from medcycle.errors import ScanError
-from medcycle.prepare import Preparation, cache, prepare_cohort
+from medcycle.prepare import Preparation, cache, prepare_cohort, workers
 from medcycle.prepare.identity import Identities, scan_files
 
 MR = Preparation(modality="mr", orientation=None)
@@ -275,7 +276,7 @@ def test_a_dead_worker_is_explained(scans, tmp_path, monkeypatch):
         def _die(self):
             raise BrokenProcessPool("killed")
 
-    monkeypatch.setattr(cache, "ProcessPoolExecutor", Dying)
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", Dying)
     with pytest.raises(ScanError, match=r"process died.*fewer workers.*__main__"):
         prepare_cohort(scans, MR, tmp_path / "cache", workers=2)
     monkeypatch.undo()
@@ -409,3 +410,32 @@ def test_gaps_are_accepted_if_asked_and_the_key_says_so(tmp_path, counted):
     assert gapped.array.shape == whole.array.shape
     with pytest.raises(ScanError, match=r"1 missing slice.*resample_gaps: true"):
         prepare_cohort([folder], MR, tmp_path / "cache")
+
+
+def test_memory_stays_flat(tmp_path):
+    """What is held when a scan is done, and at most in between, is the same at the 4th and at the 10th."""
+    from medcycle.prepare import fit_landmarks
+
+    paths = [write(tmp_path / "mr" / f"scan{i:02d}.nii.gz", seed=i, space=(32, 32, 32)) for i in range(10)]
+    array = 4 * 32**3
+    held, highest = [], []
+
+    def look(*_):
+        now, most = tracemalloc.get_traced_memory()
+        held.append(now)
+        highest.append(most)
+        tracemalloc.reset_peak()
+
+    prepare_cohort(paths[:1], MR, tmp_path / "other")  # imports what is needed
+    tracemalloc.start()
+    try:
+        for work in (fit_landmarks, prepare_cohort):
+            held.clear()
+            highest.clear()
+            tracemalloc.reset_peak()
+            work(paths, MR, tmp_path / "cache", progress=look)
+            assert len(held) == 10
+            assert held[9] - held[3] < array, work
+            assert max(highest[4:]) - max(highest[:4]) < array, work
+    finally:
+        tracemalloc.stop()

@@ -7,6 +7,7 @@ import pytest
 from scipy import ndimage
 
 from medcycle.prepare import Preparation, find_foreground
+from medcycle.volume import Volume
 
 SPACING = np.diag([3.0, 3.0, 3.0, 1.0])
 
@@ -126,6 +127,100 @@ def test_one_wild_voxel_does_not_move_the_threshold(head):
     mask = find_foreground(image, SPACING, "mr")
     assert mask[labels > 0].mean() > 0.995
     assert dice(mask, solid) > 0.9
+
+
+def on_a_table(gap, curved=False, thick=6.0, spacing=(3.0, 3.0, 4.0), shape=(100, 100, 30)):
+    """(hu, body, table): a head of 160 x 200 mm with skull, sinus and ears, `gap` mm from a table top with rails, or
+    from a curved head holder.
+    """
+    x, y, z = (s * (i - n / 2) for s, i, n in zip(spacing, np.indices(shape).astype(float), shape, strict=True))
+    radius = (x / 80) ** 2 + (y / 100) ** 2
+    hu = np.full(shape, -1000.0)
+    hu[radius < 1] = 40
+    hu[(radius < 0.9) & (radius > 0.75)] = 1000
+    body = radius < 1
+    hu[(np.abs(x) < 10) & (np.abs(y - 60) < 15)] = -1000
+    ears = (np.abs(np.abs(x) - 88) < 12) & (np.abs(y) < 3) & (np.abs(z) < 30) & ~body
+    hu[ears] = 0
+    distance = np.hypot(x, y) - 100 if curved else -y - 100
+    table = (distance > gap) & (distance < gap + thick) & (y < -20 if curved else np.abs(x) < 140)
+    if not curved:
+        table |= (np.abs(np.abs(x) - 130) < 10) & (distance > gap) & (distance < gap + 20)
+    body = body | ears
+    hu[table & ~body] = 200
+    hu += np.random.default_rng(0).normal(0, 20, shape)
+    return hu.astype(np.float32)[None], body, table & ~body
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"gap": 12},
+        {"gap": 0},
+        {"gap": -4, "thick": 10},  # the head sinks in
+        {"gap": 12, "curved": True},
+        {"gap": 0, "curved": True},
+        {"gap": 0, "shape": (100, 100, 1)},
+        {"gap": 0, "spacing": (0.8, 0.8, 5.0), "shape": (360, 360, 6)},
+    ],
+)
+def test_ct_tables_and_head_holders_are_left_out(settings):
+    hu, body, table = on_a_table(**settings)
+    spacing = settings.get("spacing", (3.0, 3.0, 4.0))
+    affine = np.diag([*spacing, 1.0])
+    mask = find_foreground(hu, affine, "ct")
+    assert mask[body].mean() > 0.999  # ears too
+    assert mask[table].mean() < 0.15  # of one that touches, the margin of the skin
+    far = ndimage.distance_transform_edt(~body, sampling=spacing) > 13
+    assert not mask[far].any()
+    assert dice(mask, ndimage.binary_fill_holes(body)) > 0.95
+    # turned on its side, from the other end: the same
+    turned = np.array([[0, 0, spacing[0], 0], [0, -spacing[1], 0, 0], [spacing[2], 0, 0, 0], [0, 0, 0, 1.0]])
+    other = find_foreground(np.ascontiguousarray(hu.transpose(0, 3, 2, 1)[:, :, ::-1]), turned, "ct")
+    assert dice(other[:, ::-1].transpose(2, 1, 0), mask) > 0.99
+
+
+def test_a_chest_with_wide_lungs_and_an_empty_skull_keep_their_walls():
+    for radii, wall in (((150, 100), 12.0), ((80, 100), 6.0)):  # thin walls round air, as of lungs and skull phantoms
+        x, y, _ = (4.0 * (i - n / 2) for i, n in zip(np.indices((90, 70, 20)).astype(float), (90, 70, 20), strict=True))
+        outer = (x / radii[0]) ** 2 + (y / radii[1]) ** 2 < 1
+        inner = (x / (radii[0] - wall)) ** 2 + (y / (radii[1] - wall)) ** 2 < 1
+        heart = x**2 + y**2 < 30**2
+        hu = np.where(heart | (outer & ~inner), 100, np.where(inner, -850, -1000)).astype(np.float32)[None]
+        mask = find_foreground(hu, np.diag([4.0, 4.0, 4.0, 1.0]), "ct")
+        assert mask[outer & ~inner].mean() > 0.99
+        assert mask[inner].mean() > 0.99
+
+
+def test_a_threshold_of_ones_own(head):
+    labels, solid = head
+    image = mr(labels, np.random.default_rng(0))
+    haze = image + 60 * (np.indices(image.shape)[3] > 40)  # brighter than the dark tissue: no threshold can be found
+    own = find_foreground(haze, SPACING, "mr", threshold=200.0)
+    assert dice(own, find_foreground(image, SPACING, "mr", threshold=200.0)) > 0.97
+    assert own[solid].mean() > 0.95
+    assert not find_foreground(image, SPACING, "mr", threshold=5000.0).any()
+    fat = np.where(solid, -600, -1000).astype(np.float32)[None]
+    assert not find_foreground(fat, SPACING, "ct").any()
+    assert find_foreground(fat, SPACING, "ct", threshold=-800.0)[solid].mean() > 0.99
+    prepared = Preparation(threshold=-800.0, foreground=True)(Volume(fat, SPACING, "HU"))
+    assert prepared.foreground[solid].mean() > 0.99
+
+
+@pytest.mark.shared_data
+def test_a_real_head_phantom_leaves_its_holder(shared_data):
+    from medcycle.io import read_volume
+
+    for kernel in ("ct-standard-kernel", "ct-bone-kernel"):
+        volume = read_volume(shared_data / "dicom" / kernel)
+        mask = find_foreground(volume.array, volume.affine, "ct")
+        columns = np.flatnonzero(mask.any(axis=(1, 2))) * volume.spacing[0]
+        rows = np.flatnonzero(mask.any(axis=(0, 2))) * volume.spacing[1]
+        # the skull is about 135 mm wide and 185 mm long; the holder, 210 mm wide, is cut off by the frame
+        assert np.ptp(columns) < 145
+        assert np.ptp(rows) < 195
+        assert 0.36 < mask.mean() < 0.41  # the hollow inside too
+        assert ndimage.label(mask)[1] == 1
 
 
 @pytest.mark.shared_data

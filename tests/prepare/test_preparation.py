@@ -339,3 +339,84 @@ def test_inversion_leaves_the_other_modalities_alone_and_needs_the_body() -> Non
     assert np.array_equal(plain.array, inverted.array)
     with pytest.raises(ConfigError, match="invert needs foreground"):
         Preparation(modality="mr", invert=True)
+
+
+# --- crop -------------------------------------------------------------------------------------------------------------
+
+
+def block(space, box, affine=None, unit="HU"):
+    """A block of tissue in air: HU, or arbitrary units from 0."""
+    air, tissue = (-1000.0, 40.0) if unit == "HU" else (0.0, 500.0)
+    array = np.full(space, air) + np.random.default_rng(0).uniform(0, 5, space)
+    array[box] += tissue - air + np.arange(array[box].size).reshape(array[box].shape) % 300
+    return Volume(np.rint(array)[None], np.diag([2.0, 2.0, 2.0, 1.0]) if affine is None else affine, unit)
+
+
+def test_a_crop_is_the_body_and_its_margin_in_place():
+    box = (slice(20, 36), slice(4, 30), slice(10, 22))
+    volume = block((50, 40, 30), box)
+    prepared = Preparation(crop=8.0)(volume)
+    whole = Preparation()(volume)
+    body = [np.flatnonzero(whole.foreground.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    expected = tuple(slice(max(0, rows[0] - 4), rows[-1] + 5) for rows in body)  # 8 mm are 4 voxels
+    assert expected[1].start == 0  # the margin ends with the frame
+    np.testing.assert_array_equal(prepared.array[0], whole.array[0][expected])
+    np.testing.assert_array_equal(prepared.foreground, whole.foreground[expected])
+    first = np.array([part.start for part in expected])
+    np.testing.assert_allclose(prepared.state.prepared_affine[:3, 3], volume.affine[:3, :3] @ first)
+    restored = Preparation(crop=8.0).restore(prepared.array, prepared.state)
+    assert restored.space == volume.space
+    np.testing.assert_allclose(restored.array[0][expected], volume.array[0][expected], atol=1e-3)
+    outside = np.ones(volume.space, bool)
+    outside[expected] = False
+    assert (restored.array[0][outside] == -1000).all()
+
+
+@FEW
+@given(
+    st.sampled_from(list(itertools.permutations(range(3)))),
+    st.lists(st.sampled_from((-1, 1)), min_size=3, max_size=3),
+    st.sampled_from(("RAS", "LPS", "SAR", None)),
+    st.sampled_from(((2.0, 2.0, 2.0), (1.0, 2.5, 4.0))),
+    st.sampled_from((0.0, 6.0)),
+    st.sampled_from(("HU", "a.u.")),
+)
+def test_cropped_scans_come_back_to_their_frame(axes, signs, orientation, spacing, margin, unit):
+    affine = affine_of((3.0, -4.0, 5.0), axes, signs, spacing)
+    box = (slice(9, 22), slice(6, 20), slice(5, 15))
+    volume = block((30, 26, 20), box, affine, unit)
+    modality = "ct" if unit == "HU" else "mr"
+    preparation = Preparation(modality=modality, orientation=orientation, crop=margin, percentiles=(0.0, 100.0))
+    prepared = preparation(volume)
+    assert prepared.array[0].size < 0.7 * volume.array[0].size
+    restored = preparation.restore(prepared.array, prepared.state, own_scale=True)
+    assert restored.space == volume.space
+    np.testing.assert_allclose(restored.affine, volume.affine, atol=1e-6)
+    np.testing.assert_allclose(restored.array[0][box], volume.array[0][box], atol=0.01)
+    np.testing.assert_allclose(restored.array, volume.array, atol=6)  # outside the box it is air, without its noise
+
+
+def test_a_crop_with_another_spacing_comes_back_too():
+    box = (slice(20, 36), slice(8, 30), slice(10, 22))
+    volume = block((50, 40, 30), box)
+    volume.array[0][box] = 40
+    preparation = Preparation(crop=10.0, spacing=(3.0, 3.0, 3.0), foreground=True)
+    prepared = preparation(volume)
+    assert prepared.array.size < 0.6 * 50 * 40 * 30 * 8 / 27
+    restored = preparation.restore(prepared.array, prepared.state, foreground=prepared.foreground)
+    inner = tuple(slice(part.start + 3, part.stop - 3) for part in box)
+    np.testing.assert_allclose(restored.array[0][inner], 40, atol=1)
+    assert (restored.array[0][:10] == -1000).all()
+
+
+def test_pictures_and_scans_without_a_body_are_not_cropped():
+    picture = Volume(np.arange(64, dtype=np.float32).reshape(1, 8, 8), np.eye(4), "uint8")
+    assert Preparation(modality="image", crop=0.0)(picture).array.shape == (1, 8, 8, 1)
+    plane = Volume(np.full((1, 9, 7), -1000.0), np.eye(4), "HU")
+    assert Preparation(crop=0.0)(plane).array.shape == (1, 9, 7, 1)
+
+
+@pytest.mark.parametrize("wrong", [{"crop": -1.0}, {"crop": float("nan")}, {"threshold": float("inf")}])
+def test_wrong_crops_and_thresholds_are_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Preparation(**wrong)

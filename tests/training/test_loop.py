@@ -20,10 +20,11 @@ from rich.console import Console
 
 from medcycle.config import Config, dump_config, load_config, parse_config
 from medcycle.errors import CheckpointError, ConfigError, MedcycleError, ScanError, TrainingError
+from medcycle.inference import Translator
 from medcycle.io import read_volume, write_volume
 from medcycle.model import load_model
 from medcycle.training.checkpoint import checkpoints, read_checkpoint, restore_checkpoint
-from medcycle.training.cohorts import data_digest, prepare_domains, split
+from medcycle.training.cohorts import data_digest, prepare_domains
 from medcycle.training.loop import train
 from medcycle.training.plan import audit_targets, plan
 from medcycle.training.progress import Journal
@@ -480,14 +481,99 @@ def test_bad_scans_of_both_domains_are_reported_together(tmp_path: Path) -> None
     for name in ("mr", "ct"):
         (folder / name / f"torn-{name}.nii.gz").write_bytes(b"nothing")
     with pytest.raises(ScanError) as caught:
-        prepare_domains(make_config(folder), None, print)
+        prepare_domains(make_config(folder), None, print, strict=True)
     lines = str(caught.value).splitlines()
     assert [line.split(":")[0] for line in lines if not line.startswith(" ")] == ["domains.a (mr)", "domains.b (ct)"]
     assert ["torn-mr" in line or "torn-ct" in line for line in lines] == [False, True, False, True]
     assert len(list((folder / "cache").glob("*.npy"))) == 6  # the good ones of both are prepared
     (folder / "mr" / "torn-mr.nii.gz").unlink()
     with pytest.raises(ScanError, match=r"^domains\.b \(ct\): 1 of 4 scans"):
+        prepare_domains(make_config(folder), None, print, strict=True)
+
+
+def test_bad_scans_are_left_out_and_listed(tmp_path: Path) -> None:
+    folder = make_scans(tmp_path)
+    (folder / "mr" / "torn.nii.gz").write_bytes(b"nothing")
+    outcome = train(make_config(folder), tmp_path / "run", console=QUIET)
+    assert outcome.finished
+    assert outcome.refused == 1
+    listed = (tmp_path / "run" / "refused.txt").read_text().splitlines()
+    assert len(listed) == 1
+    assert listed[0].startswith(f"domains.a (mr): {folder / 'mr' / 'torn.nii.gz'}: ")
+    assert load_model(tmp_path / "run" / "mr_to_ct.safetensors").provenance["scans"] == {"mr": 3, "ct": 3}
+    with pytest.raises(ScanError, match=r"^domains\.a \(mr\): 1 of 4 scans"):
+        train(make_config(folder), tmp_path / "strict", console=QUIET, strict=True)
+    (folder / "mr" / "torn.nii.gz").unlink()  # mended: the list is of this session
+    assert train(make_config(folder), tmp_path / "run", resume=True, console=QUIET).refused == 0
+    assert not (tmp_path / "run" / "refused.txt").exists()
+
+
+def test_a_domain_of_bad_scans_alone_is_refused(tmp_path: Path) -> None:
+    folder = make_scans(tmp_path)
+    for path in (folder / "mr").iterdir():
+        path.write_bytes(b"nothing")
+    with pytest.raises(ScanError, match=r"^domains\.a \(mr\): 3 of 3 scans cannot be prepared"):
         prepare_domains(make_config(folder), None, print)
+    make_scans(folder)
+    rows = [f"p{n}.nii.gz,{'val' if n else 'train'}" for n in range(3)]
+    (folder / "mr" / "cohort.csv").write_text("\n".join(["path,split", *rows]))
+    (folder / "mr" / "p0.nii.gz").write_bytes(b"nothing")
+    values = make_config(folder).model_dump()
+    values["domains"]["a"]["path"] = str(folder / "mr" / "cohort.csv")
+    with pytest.raises(ScanError, match=r"(?s)^domains\.a \(mr\): every scan to train on is refused:.*p0\.nii\.gz"):
+        prepare_domains(parse_config(values), None, print)
+
+
+def test_histograms_are_fitted_to_the_training_scans_alone(tmp_path: Path) -> None:
+    folder = make_scans(tmp_path, count=4)
+    sides = ("train", "train", "val", "test")
+    for name in ("mr", "ct"):
+        rows = [f"p{n}.nii.gz,{side},{'Leiden' if n else 'Delft'}" for n, side in enumerate(sides)]
+        (folder / name / "cohort.csv").write_text("\n".join(["path,split,site", *rows]))
+    values = make_config(folder, epochs=1, decay_epochs=0).model_dump()
+    for key, name in (("a", "mr"), ("b", "ct")):
+        values["domains"][key]["path"] = str(folder / name / "cohort.csv")
+    values["prepare"] |= {"nyul": True, "crop": True}
+    config = parse_config(values)
+
+    def landmarks() -> Any:
+        return prepare_domains(config, None, print)["a"].preparation.landmarks
+
+    train(config, tmp_path / "run", console=QUIET)
+    model = load_model(tmp_path / "run" / "mr_to_ct.safetensors")
+    before = landmarks()
+    assert len(before) == 11
+    assert model.source.preparation.landmarks == before
+    assert model.target.preparation.landmarks is None
+    assert model.source.preparation.crop == 10
+    assert model.provenance["sites"] == {"mr": {"Delft": 1, "Leiden": 1}, "ct": {"Delft": 1, "Leiden": 1}}
+    assert model.provenance["scans"] == {"mr": 2, "ct": 2}
+    synthetic = Translator.load(tmp_path / "run", to="ct")(folder / "mr" / "p3.nii.gz")
+    assert synthetic.space == (20, 20, 20)
+    assert synthetic.unit == "HU"
+    assert (synthetic.array[0][[0, -1], :, [0, -1]] == -1000).all()
+    for held_out in ("p2", "p3"):
+        skew(folder / "mr" / f"{held_out}.nii.gz")
+    assert landmarks() == before
+    skew(folder / "mr" / "p0.nii.gz")
+    assert landmarks() != before
+
+
+def skew(path: Path) -> None:
+    """Another contrast in the same scan."""
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image((image.get_fdata() ** 2 / 900).astype(np.int16), image.affine), path)
+
+
+def test_a_validation_of_nobody_says_so(scans: Path) -> None:
+    said: list[str] = []
+    prepare_domains(make_config(scans, validation=0.1), None, said.append)
+    assert any("10% of the patients, rounded down, is nobody" in text for text in said)
+    assert "rounded down, is nobody" in plan(make_config(scans, validation=0.1))["validation"]
+    assert "validation" not in plan(make_config(scans, validation=0.34))
+    said.clear()
+    prepare_domains(make_config(scans, validation=0.34), None, said.append)
+    assert said == []
 
 
 def test_the_digest_of_the_data_names_every_scan(tmp_path: Path) -> None:
@@ -497,36 +583,6 @@ def test_the_digest_of_the_data_names_every_scan(tmp_path: Path) -> None:
     assert data_digest(prepare_domains(make_config(folder, validation=0), None, print)) != before
     (folder / "ct" / "p1.nii.gz").write_bytes((folder / "ct" / "p2.nii.gz").read_bytes())
     assert data_digest(prepare_domains(make_config(folder, validation=0.34), None, print)) != before
-
-
-def test_the_split_holds_out_the_same_patients_in_both_domains(scans: Path) -> None:
-    values = make_config(scans).model_dump()
-    for domain in ("a", "b"):
-        values["domains"][domain]["patient"] = r"(p\d+)"
-    values["train"]["validation"] = 0.4
-    paths = {
-        "a": [Path(f"mr/p{n}_s{s}.png") for n in range(5) for s in range(3)],
-        "b": [Path(f"ct/p{n}.png") for n in range(5)],
-    }
-    held = split(paths, parse_config(values))
-    names_a = {path.name[:2] for path in held["a"]}
-    assert len(names_a) == 2
-    assert len(held["a"]) == 6
-    assert {path.name[:2] for path in held["b"]} == names_a
-
-
-def test_one_file_name_in_many_folders_means_the_folder_is_the_patient(scans: Path, tmp_path: Path) -> None:
-    values = make_config(scans).model_dump()
-    values["train"]["validation"] = 0.5
-    paths: dict[str, list[Path]] = {}
-    for domain, name in (("a", "T1.nii.gz"), ("b", "FLAIR.nii.gz")):
-        paths[domain] = [tmp_path / f"p{n}" / name for n in range(4)]
-        for path in paths[domain]:
-            path.parent.mkdir(exist_ok=True)
-            path.touch()
-    held = split(paths, parse_config(values))
-    assert len(held["a"]) == 2
-    assert {path.parent for path in held["a"]} == {path.parent for path in held["b"]}
 
 
 def test_weights_that_are_not_finite_are_never_saved(
@@ -610,6 +666,19 @@ def test_a_plan_tells_and_writes_nothing(scans: Path, tmp_path: Path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_plan_looks_past_a_bad_scan(tmp_path: Path) -> None:
+    folder = make_scans(tmp_path)
+    (folder / "mr" / "a.nii.gz").write_bytes(b"nothing")
+    facts = plan(make_config(folder))
+    assert "20 x 20 x 20 voxels" in facts["domain a (mr)"]
+    assert "a.nii.gz: cannot be read as NIfTI" in facts["refused a"]
+    assert "refused b" not in facts
+    for path in (folder / "mr").iterdir():
+        path.write_bytes(b"nothing")
+    with pytest.raises(ScanError, match=r"a\.nii\.gz: cannot be read"):
+        plan(make_config(folder))
+
+
 def test_a_domain_may_accept_series_with_gaps(scans: Path, tmp_path: Path) -> None:
     for path in sorted((scans / "mr").iterdir()):
         folder = write_volume(read_volume(path), tmp_path / "mr" / path.name.split(".")[0])
@@ -618,7 +687,7 @@ def test_a_domain_may_accept_series_with_gaps(scans: Path, tmp_path: Path) -> No
     settings["domains"]["a"]["path"] = str(tmp_path / "mr")
     settings["prepare"]["cache"] = str(tmp_path / "cache")
     with pytest.raises(ScanError, match=r"1 missing slice.*resample_gaps: true"):
-        prepare_domains(parse_config(settings), None, print)
+        prepare_domains(parse_config(settings), None, print, strict=True)
     settings["domains"]["a"]["resample_gaps"] = True
     (tmp_path / "c.yaml").write_text(dump_config(parse_config(settings)))
     with pytest.warns(UserWarning, match="1 of 20 slices"):

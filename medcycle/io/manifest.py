@@ -1,0 +1,105 @@
+"""The CSV manifest: a table of scans, with what the files do not tell (patient, site, split, series)."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from medcycle.errors import ScanError
+
+COLUMNS = ("path", "patient", "site", "split", "series")
+SPLITS = ("train", "val", "test")
+LONGEST_SITE = 64
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a manifest says of one scan; None where it says nothing.
+
+    Attributes:
+        path: the scan.
+        patient: who it is of: scans of one patient stay on one side of the split.
+        site: where it was acquired.
+        split: "train", "val" (held out) or "test" (left out of training and validation).
+        series: which DICOM series of the folder.
+        where: file and line, for messages.
+    """
+
+    path: Path
+    patient: str | None = None
+    site: str | None = None
+    split: str | None = None
+    series: str | None = None
+    where: str = ""
+
+
+def read_manifest(table: Path) -> list[Row]:
+    """The rows of a CSV file in UTF-8 with a column `path`, relative to the CSV; other columns may be missing.
+
+    Lines without a path are passed over, and columns that mean nothing here are ignored with a warning.
+
+    Raises:
+        ScanError: naming the line that is wrong: a scan that is not there, listed twice with different words, or a
+            split of another name.
+    """
+    found: dict[Path, Row] = {}
+    for where, values in _lines(table):
+        if not values["path"]:
+            continue
+        row = _row(table, where, values)
+        before = found.setdefault(row.path, row)
+        odd = [name for name in COLUMNS if getattr(before, name) != getattr(row, name)]
+        if odd:
+            raise ScanError(
+                f"{where}: the scan of line {before.where.rpartition(':')[2]} again, with another {' and '.join(odd)}. "
+                "Keep one of the two lines (two series of one folder: put them into folders of their own)."
+            )
+    if not found:
+        raise ScanError(f"{table}: no scans listed in its column 'path'")
+    return list(found.values())
+
+
+def _row(table: Path, where: str, values: dict[str, str]) -> Row:
+    try:
+        path = table.parent / values["path"]
+        there = path.exists()
+    except (OSError, ValueError):  # a name too long, or with a null byte
+        there = False
+    if not there:
+        raise ScanError(f"{where}: no such file or folder: {table.parent / values['path']}")
+    split = values["split"].lower() or None
+    split = {"validation": "val", "training": "train"}.get(split or "", split)
+    if split not in (None, *SPLITS):
+        raise ScanError(f"{where}: split {values['split']!r}; allowed are {', '.join(SPLITS)}, or nothing")
+    site = "".join(c for c in values["site"] if c.isprintable())[:LONGEST_SITE]
+    return Row(path, values["patient"] or None, site or None, split, values["series"] or None, where)
+
+
+def _lines(table: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """ "FILE:LINE" and the known columns of each line, "" where a cell is missing."""
+    try:
+        lines = table.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScanError(f"{table}: cannot be read as a CSV in UTF-8 ({error})") from error
+    header = lines[0] if lines else ""
+    rows = csv.DictReader(lines, delimiter=max(",;\t", key=header.count))
+    try:
+        columns = [name.strip() for name in rows.fieldnames or []]
+    except csv.Error as error:
+        raise ScanError(f"{table}:1: cannot be read as a CSV ({error})") from None
+    if "path" not in columns:
+        raise ScanError(f"{table}: no column 'path' (its first line names {columns}). Name the column of files 'path'.")
+    unknown = [name for name in columns if name not in COLUMNS]
+    if unknown:
+        warnings.warn(f"{table}: columns ignored: {', '.join(unknown)} (known are {', '.join(COLUMNS)})", stacklevel=2)
+    if len(set(columns)) < len(columns):
+        raise ScanError(f"{table}: two columns of one name in its first line: {columns}")
+    rows.fieldnames = columns
+    try:
+        for row in rows:
+            yield f"{table}:{rows.line_num}", {name: (row.get(name) or "").strip() for name in COLUMNS}
+    except csv.Error as error:
+        raise ScanError(f"{table}:{rows.line_num}: cannot be read as a CSV ({error})") from None
