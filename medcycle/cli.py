@@ -29,6 +29,14 @@ StrictOption = Annotated[
 ]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Override any key.")]
 
+# What to do after Ctrl-C, by command.
+_GOES_ON = "Run the same command again: it goes on where it was."
+_AFTER_STOP = {
+    "train": "Run the same command again; once a checkpoint is saved, with --resume.",
+    "translate": "Finished files are kept, and none is half-written. Translate the rest, or all again with --overwrite.",
+    **dict.fromkeys(("prepare", "download", "benchmark", "demo"), _GOES_ON),
+}
+
 
 def main() -> None:
     """Run the command line; a MedcycleError, or a file system's refusal, becomes its message and exit code 2."""
@@ -46,11 +54,8 @@ def main() -> None:
     except SystemExit as end:
         # typer makes an exit code of Ctrl-C, without a word.
         if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
-            print(
-                "medcycle: stopped. What was written before is complete; run the same command again (a training that "
-                "has saved a checkpoint: with --resume).",
-                file=sys.stderr,
-            )
+            advice = _AFTER_STOP.get("".join(sys.argv[1:2]), "Run the same command again.")
+            print(f"medcycle: stopped. {advice}", file=sys.stderr)
             sys.exit(130)
         raise
 
@@ -104,6 +109,8 @@ def train(
 
     outcome = run_training(settings, folder, resume=resume, strict=strict)
     if not outcome.finished:
+        if first:
+            typer.echo("Go on with the same command and --resume.", err=True)
         sys.exit(130)
     if first:
         typer.echo(f"Done: {outcome.step} steps. Models, previews and report.html are in {outcome.run}")

@@ -87,15 +87,32 @@ def test_a_path_that_cannot_be_looked_at(medcycle: Run, monkeypatch: pytest.Monk
     assert ran.err == f"medcycle: error: {name}: File name too long\n"
 
 
-@pytest.mark.parametrize("where", ["medcycle.config.reading.find_config", "medcycle.demo.run_demo"])
-def test_ctrl_c_says_that_all_is_well(where: str, medcycle: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+AGAIN = "Run the same command again"
+
+
+@pytest.mark.parametrize(
+    ("command", "where", "says"),
+    [
+        ("demo", "medcycle.demo.run_demo", f"{AGAIN}: it goes on where it was."),
+        ("prepare --config quick", "medcycle.config.reading.find_config", f"{AGAIN}: it goes on where it was."),
+        ("train --config quick", "medcycle.config.reading.find_config", f"{AGAIN}; once a checkpoint is saved, with --r"),
+        ("benchmark miniature", "medcycle.benchmark.run_benchmark", f"{AGAIN}: it goes on where it was."),
+        ("download maps", "medcycle.data.download.download", f"{AGAIN}: it goes on where it was."),
+        ("translate --model m a b", "medcycle.inference.Translator.load", "Finished files are kept, and none is half-w"),
+        ("config check quick", "medcycle.config.reading.find_config", f"{AGAIN}."),
+    ],
+)
+def test_ctrl_c_says_how_to_go_on(
+    command: str, where: str, says: str, medcycle: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(where, interrupted)
-    ran = medcycle("demo") if "demo" in where else medcycle("prepare", "--config", "quick")
+    ran = medcycle(*command.split())
     assert ran.code == 130
-    assert "stopped. What was written before is complete" in ran.err
+    assert ran.err.startswith(f"medcycle: stopped. {says}")
+    assert ("--resume" in ran.err) is command.startswith("train")
 
 
 # --- config -----------------------------------------------------------------------------------------------------------
@@ -184,7 +201,7 @@ def test_a_training_that_was_stopped_exits_with_130(
     ran = medcycle("train", "--config", cohort / "c.yaml", "--out", cohort / "run")
     assert ran.code == 130
     assert ran.out == ""
-    assert "Stopped after step 1 and saved. Go on with the same command and --resume." in ran.err
+    assert "Stopped after step 1 and saved.\nGo on with the same command and --resume.\n" in ran.err
     assert "medcycle: stopped" not in ran.err  # it has said all
     monkeypatch.undo()
     ran = medcycle("train", "--config", cohort / "c.yaml", "--out", cohort / "run", "--resume")

@@ -187,7 +187,7 @@ def train(
                 keeper.report(journal.history(), total)
         seconds = time.monotonic() - began
         if stopped and gan.step < total:
-            console.print(f"Stopped after step {gan.step} and saved. Go on with the same command and --resume.")
+            console.print(f"Stopped after step {gan.step} and saved.")
         return Outcome(run, gan.step, gan.step >= total, seconds, len(refused))
 
 

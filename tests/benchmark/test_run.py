@@ -106,7 +106,9 @@ def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
     assert begun(tmp_path)["training"]["seconds"] == again["training"]["seconds"]  # nothing was left to do
 
 
-def test_a_stopped_training_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_training_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     train = run.train
 
     def stopped(config: Any, folder: Path, **settings: Any) -> Any:
@@ -125,6 +127,9 @@ def test_a_stopped_training_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert 0 < sessions[0]["to"] < 4000
     assert checkpoints(tmp_path / "out" / "run" / "checkpoints")[-1].stem == f"step-{sessions[0]['to']:08d}"
     assert not (tmp_path / "out" / "benchmark.json").exists()
+    said = capsys.readouterr().err
+    assert "saved." in said
+    assert "--resume" not in said  # which is no option of a benchmark
 
 
 def test_a_budget_is_settled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
