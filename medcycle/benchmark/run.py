@@ -13,7 +13,7 @@ from rich.console import Console
 
 from medcycle.benchmark.pictures import grid
 from medcycle.benchmark.published import Published, context_of, tasks_of
-from medcycle.benchmark.record import facts_of, open_plan
+from medcycle.benchmark.record import PLAN, facts_of, open_plan
 from medcycle.benchmark.schedule import label, steps_of
 from medcycle.benchmark.scores import Animals, Names, choose_extractor, distances, halves, passes
 from medcycle.benchmark.sets import MINIATURE, DataSet, identity, open_data_set
@@ -26,7 +26,7 @@ from medcycle.evaluation.features import Extractor, Features, features_of_folder
 from medcycle.evaluation.report import write_training_report
 from medcycle.inference import Translator, translate_paths
 from medcycle.io import find_scans, read_volume, scan_name, write_volume
-from medcycle.io.files import staged, stored, write_file
+from medcycle.io.files import refused_leaves_nothing, staged, stored, write_file
 from medcycle.training.checkpoint import checkpoints
 from medcycle.training.loop import train
 
@@ -64,13 +64,27 @@ def run_benchmark(
         MedcycleError: as the single commands do; and where `out` holds another benchmark.
         KeyboardInterrupt: stopped in training, and saved.
     """
-    out, console = Path(out), Console(stderr=True)
+    out = Path(out)
+    with refused_leaves_nothing(out, PLAN, "real_A", "real_B", "cache", "calibration"):
+        return _run(name, out, Path(data), budget, weights, overrides, url)
+
+
+def _run(
+    name: str,
+    out: Path,
+    data: Path,
+    budget: float | None,
+    weights: str | Path | None,
+    overrides: Sequence[str],
+    url: str | None,
+) -> Path:
+    console = Console(stderr=True)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("a benchmark runs in one process. Train with torchrun and `medcycle train` for several.")
     plan = open_plan(out, identity(name), budget, overrides)
 
     console.rule(f"1 of 4: the pictures of {name}")
-    chosen = open_data_set(name, Path(data), overrides, out / "cache", url=url, console=console)
+    chosen = open_data_set(name, data, overrides, out / "cache", url=url, console=console)
     settings = [*chosen.settings, *overrides]
     published, config = load_config(chosen.config, chosen.settings), load_config(chosen.config, settings)
     plan.save()

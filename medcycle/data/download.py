@@ -12,7 +12,8 @@ import re
 import shutil
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from medcycle.data.archive import FOLDERS, PICTURES, ArchiveError, unpack
 from medcycle.data.disk import alone, unwritable
 from medcycle.data.fetch import Progress, discard, fetch, hash_file
 from medcycle.errors import ConfigError, DownloadError
+from medcycle.io.files import refused_leaves_nothing
 
 
 @dataclass(frozen=True)
@@ -98,14 +100,21 @@ def download(
         expected = _expected(folder.with_name(f"{name}.sha256"), sha256)
         if _is_there(folder, dataset, sha256) and not part.exists():
             return folder
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with alone(folder.with_name(f".{name}.lock")):
+        with refused_leaves_nothing(folder.parent), _lock(folder):
             if not _is_there(folder, dataset, sha256):
                 _make(folder, part, dataset, url or dataset.url, expected, progress)
             discard(part)
     except OSError as error:
         raise unwritable(folder, error) from error
     return folder
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Make the folder of data sets, and be the only one who downloads this one into it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with alone(folder.with_name(f".{folder.name}.lock")):
+        yield
 
 
 _HINT = (

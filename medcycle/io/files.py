@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from medcycle.errors import ScanError
+from medcycle.errors import MedcycleError, ScanError
 from medcycle.volume import Volume
 
 LPS = np.diag((-1.0, -1.0, 1.0, 1.0))
@@ -54,6 +54,34 @@ def write_file(path: Path, content: str | bytes) -> None:
     """
     with staged(path) as file:  # a file name that is no valid UTF-8 must not stop the writing
         file.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+
+
+@contextmanager
+def refused_leaves_nothing(folder: Path, *names: str) -> Iterator[None]:
+    """Where the block is refused (a MedcycleError) before it has made more than `names` in `folder`, remove these.
+
+    The folder and those above it go too, if they are new and empty then. What was there before stays.
+    """
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    before = _content(folder)
+    try:
+        yield
+    except MedcycleError:
+        made = _content(folder) - before
+        if made <= set(names):
+            for name in made:
+                if (folder / name).is_dir():
+                    shutil.rmtree(folder / name, ignore_errors=True)
+                else:
+                    (folder / name).unlink(missing_ok=True)
+            for place in new:
+                with suppress(OSError):  # not empty: something else lies there by now
+                    place.rmdir()
+        raise
+
+
+def _content(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
 def _move(source: Path, target: Path) -> None:

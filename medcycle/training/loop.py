@@ -20,7 +20,7 @@ from medcycle.console import scan_progress
 from medcycle.data import BatchLoader
 from medcycle.device import is_out_of_memory, resolve_device, resolve_precision
 from medcycle.errors import CheckpointError, TrainingError
-from medcycle.io.files import write_file
+from medcycle.io.files import refused_leaves_nothing, write_file
 from medcycle.training.checkpoint import checkpoints, read_checkpoint, restore_checkpoint
 from medcycle.training.cohorts import Cohort, data_digest, prepare_domains, samplers
 from medcycle.training.keeper import Keeper, check_finite
@@ -87,7 +87,9 @@ def train(
     run = Path(run)
     device = resolve_device(config.train.device)
     precision = resolve_precision(config.train.precision, device)
-    with processes(device.type == "cuda") as process, cpu_threads(thread_count(config)):
+    # The run's config.yaml is written first, so that a run that is killed while it prepares can be resumed.
+    refused = refused_leaves_nothing(run, "config.yaml")
+    with processes(device.type == "cuda") as process, cpu_threads(thread_count(config)), refused:
         if device.type == "cuda" and process.world > 1:
             device = torch.device("cuda", process.local_rank)
         console = (console or Console(stderr=True)) if process.first else Console(quiet=True)

@@ -155,7 +155,7 @@ def test_a_budget_is_settled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_real_budget(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="too short"):
         begun(tmp_path, budget=0.001)
-    assert not (tmp_path / "out" / "run").exists()
+    assert not (tmp_path / "out").exists()
     found = begun(tmp_path, budget=4.0)
     assert 2 <= found["training"]["steps"] < 1000
     assert found["training"]["seconds"] < 8  # a busy machine may slow down after the measurement
@@ -253,10 +253,15 @@ def test_mistakes_are_found_before_the_training(tmp_path: Path, monkeypatch: pyt
     assert "neither a folder nor" in refused(tmp_path, name="horze2zebra")
     assert not (tmp_path / "out").exists()
     assert "weights.pt: no such file" in refused(tmp_path, weights=tmp_path / "weights.pt")
+    assert not (tmp_path / "out").exists()
     assert "budget" in refused(tmp_path, budget=-1.0)
     own = write_miniature(tmp_path / "a2b", 16, 2, 2)
     Image.fromarray(np.zeros((16, 16), np.uint16)).save(own / "testB" / "0001.png")
     assert "uint16" in refused(tmp_path / "other", name=str(own))
+    assert not (tmp_path / "other").exists()
+    (tmp_path / "out").mkdir()
+    assert "uint16" in refused(tmp_path, name=str(own))
+    assert list((tmp_path / "out").iterdir()) == []  # which was there before
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "one process" in refused(tmp_path)
 

@@ -174,7 +174,7 @@ def test_a_sum_that_differs_leaves_nothing(web, to) -> None:
     web.content = GOOD
     with pytest.raises(DownloadError, match=rf"SHA-256 is {sha(GOOD)}, but --sha256 says {'0' * 64}.*--url"):
         download(NAME, to, url=web.url, sha256="0" * 64)
-    assert list(to.iterdir()) == []
+    assert not to.exists()
 
 
 def test_the_recorded_sum_holds_from_then_on(web, to) -> None:
@@ -253,7 +253,7 @@ def test_an_archive_that_is_refused_leaves_nothing(web, to, content, match) -> N
     web.content = content
     with pytest.raises(DownloadError, match=rf"^{web.url}: .*{match}.*The download was removed"):
         download(NAME, to, url=web.url)
-    assert list(to.iterdir()) == []
+    assert not to.exists()
     assert files(to.parent) == {"outside.jpg": b"mine"}
     web.content, web.etag = GOOD, '"mended"'
     download(NAME, to, url=web.url)
@@ -281,7 +281,7 @@ def test_a_bad_zip_on_disk_stays(to, tmp_path) -> None:
     with pytest.raises(DownloadError, match=rf"^{local}: refused: its SHA-256"):
         download(NAME, to, url=str(local), sha256=sha(GOOD))
     assert local.read_bytes() == changed(GOOD)
-    assert list(to.iterdir()) == []
+    assert not to.exists()
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_a_bad_zip_on_disk_stays(to, tmp_path) -> None:
 def test_other_addresses(to, url) -> None:
     with pytest.raises((ConfigError, DownloadError), match=r"fetched by http:|no such file"):
         download(NAME, to, url=url)
-    assert list(to.iterdir()) == []
+    assert not to.exists()
 
 
 # --- The disk ---------------------------------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ def test_a_disk_without_room(web, to, monkeypatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": next(rooms)})())
     with pytest.raises(DownloadError, match="the download needs"):
         download(NAME, to, url=web.url)
-    assert list(to.iterdir()) == []
+    assert not to.exists()
     rooms = iter([len(GOOD), 71_999])
     with pytest.raises(DownloadError, match="unpacking needs 72 kB"):
         download(NAME, to, url=web.url)
@@ -334,8 +334,19 @@ def test_a_disk_that_gets_full_while_unpacking(web, to, monkeypatch) -> None:
 
 def test_a_place_that_cannot_be_written(web, tmp_path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DownloadError, match="cannot be read or written"):
-        download(NAME, tmp_path / "file", url=web.url)
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(DownloadError, match=r"file: is a file, not a folder\. Choose another folder with --to"):
+            download(NAME, place, url=web.url)
+
+
+def test_what_cannot_be_had_leaves_no_folder(to) -> None:
+    with pytest.raises(DownloadError, match="no such file"):
+        download(NAME, to / "sets" / "here", url="missing.zip")
+    assert not to.exists()
+    (to / "sets").mkdir(parents=True)
+    with pytest.raises(DownloadError, match="no such file"):
+        download(NAME, to / "sets", url="missing.zip")
+    assert (to / "sets").is_dir()  # which was there before
 
 
 # --- Killed, and two at once ------------------------------------------------------------------------------------------

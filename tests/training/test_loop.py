@@ -450,6 +450,18 @@ def test_what_cannot_be_trained_is_refused(
         return
     with pytest.raises(error, match=message):
         train(parse_config(values), tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_start_leaves_only_what_was_there(scans: Path, tmp_path: Path) -> None:
+    values = make_config(scans, epochs=1, decay_epochs=0).model_dump()
+    values["domains"]["a"]["path"] = str(tmp_path / "mine")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    for run in ("new/er/run", "mine"):
+        with pytest.raises(ConfigError, match=r"domains\.a\.path"):
+            train(parse_config(values), tmp_path / run, console=QUIET)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "notes.txt"]
 
 
 def test_samples_below_what_the_discriminator_needs(scans: Path, tmp_path: Path) -> None:
