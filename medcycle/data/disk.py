@@ -42,7 +42,7 @@ def unwritable(path: Path, error: OSError) -> DownloadError:
         )
     in_the_way = next((place for place in (path, *path.parents) if place.is_file()), None)
     if isinstance(error, FileExistsError | NotADirectoryError) and in_the_way is not None:
-        return DownloadError(f"{in_the_way}: is a file, not a folder. Choose another folder with --to.")
+        return DownloadError(f"{in_the_way}: is a file, not a folder. Choose another folder.")
     return DownloadError(
         f"{error.filename or path}: cannot be read or written ({error.strerror or error}). Check the permission, or "
         "choose another folder."

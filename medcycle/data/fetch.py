@@ -35,7 +35,10 @@ TIMEOUT = 30.0
 """Seconds without a byte after which a server counts as stalled."""
 
 PAUSES = (1.0, 2.0, 4.0, 8.0)
-"""Seconds to wait before each new attempt of one sitting after a cut connection; then the sitting ends."""
+"""Seconds to wait before each new attempt after a cut connection; then the sitting ends.
+
+Only cuts that brought nothing new count on: a server that sends some MB at a time gets the file through.
+"""
 
 _BLOCK = 1 << 20
 
@@ -71,7 +74,7 @@ def fetch(url: str, part: Path, *, hint: str = "", progress: Progress | None = N
     """Download `url` (http or https) to `part`, going on with what an earlier call for the same `url` left there.
 
     A part that is complete already costs no request. A connection that is cut is taken up again up to `len(PAUSES)`
-    times. Proxies are taken from the environment.
+    times in a row without coming further than before. Proxies are taken from the environment.
 
     Args:
         url: the file.
@@ -86,7 +89,7 @@ def fetch(url: str, part: Path, *, hint: str = "", progress: Progress | None = N
         DownloadError: the server cannot be reached or refuses; the connection was cut too often; the disk is too
             small or cannot be written.
     """
-    cuts = 0
+    cuts = furthest = 0
     try:
         while True:
             try:
@@ -94,6 +97,9 @@ def fetch(url: str, part: Path, *, hint: str = "", progress: Progress | None = N
             except _OtherVersionError:  # the next request is for the whole file, so this does not come twice in a row
                 discard(part)
             except _CutError as cut:
+                have = part.stat().st_size if part.exists() else 0
+                if have > furthest:  # the most of this sitting: a server that always begins anew goes no further
+                    cuts, furthest = 0, have
                 if cuts == len(PAUSES) or (cuts == 0 and isinstance(cut, _UnreachableError)):
                     raise DownloadError(_given_up(url, part, cut, cuts, hint)) from cut
                 time.sleep(PAUSES[cuts])
@@ -296,7 +302,7 @@ def _given_up(url: str, part: Path, cut: _CutError, cuts: int, hint: str) -> str
     if isinstance(cut, _UnreachableError) and cuts == 0:
         text = f"{url}: cannot be reached ({cut})."
     else:
-        text = f"{url}: the connection was cut {cuts + 1} times (last: {cut})."
+        text = f"{url}: the connection was cut {cuts + 1} times in a row (last: {cut})."
     version = _noted(part, url)
     have = part.stat().st_size if version is not None else 0
     if version is not None and have:

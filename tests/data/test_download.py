@@ -335,7 +335,7 @@ def test_a_disk_that_gets_full_while_unpacking(web, to, monkeypatch) -> None:
 def test_a_place_that_cannot_be_written(web, tmp_path) -> None:
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(DownloadError, match=r"file: is a file, not a folder\. Choose another folder with --to"):
+        with pytest.raises(DownloadError, match=r"file: is a file, not a folder\. Choose another folder"):
             download(NAME, place, url=web.url)
 
 
