@@ -77,9 +77,9 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever a file of another kind leads it to
         raise ModelError(
-            f"{path}: cannot be read as weights of the original program ({_reason(error)}). Expected a state dict that "
-            f"torch.save wrote, with keys such as {EXPECTED['generator']} for a generator and "
-            f"{EXPECTED['discriminator']} for a discriminator. Pickled modules and other objects are never loaded."
+            f"{path}: cannot be read as weights of the original program: it {_reason(error)}. Expected a state dict "
+            f"that torch.save wrote, with keys such as {EXPECTED['generator']} for a generator and "
+            f"{EXPECTED['discriminator']} for a discriminator."
         ) from None
     return _checked(content, str(path))
 
@@ -279,7 +279,11 @@ def _plain(value: Tensor) -> Tensor:
 
 
 def _reason(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160] or type(error).__name__
+    """What is wrong with the file, in our words: torch's advise to load it unsafely."""
+    refused = re.search(r"\bGLOBAL ([\w.]+)", str(error))
+    if refused is not None:
+        return f"holds pickled Python objects ({refused[1]}), which are never loaded"
+    return "is not a file that torch.save wrote, or not a whole one"
 
 
 def _not_held(what: str) -> ModelError:

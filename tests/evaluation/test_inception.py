@@ -56,13 +56,13 @@ def test_a_file_that_is_no_inception_is_refused(tmp_path):
     with pytest.raises(ModelError, match=r"none\.pt: no such file.*https://"):
         Inception(tmp_path / "none.pt")
     (tmp_path / "text.pt").write_text("hello")
-    with pytest.raises(ModelError, match=r"text\.pt: not a TorchScript file"):
+    with pytest.raises(ModelError, match=r"text\.pt: not a TorchScript file, or not a whole one\. Give inc"):
         Inception(tmp_path / "text.pt")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "state.pt")
-    with pytest.raises(ModelError, match=r"state\.pt: not a TorchScript file"):
+    with pytest.raises(ModelError, match=r"state\.pt: not a TorchScript file, or not a whole one\. Give inc"):
         Inception(tmp_path / "state.pt")
     torch.jit.script(torch.nn.Conv2d(3, 8, 3)).save(str(tmp_path / "conv.pt"))
-    with pytest.raises(ModelError, match=r"conv\.pt: this network cannot be called that way"):
+    with pytest.raises(ModelError, match=r"conv\.pt: this network cannot be called that way for 2 pictures; expected"):
         Inception(tmp_path / "conv.pt")
 
     class Thin(torch.nn.Module):
