@@ -3,7 +3,7 @@
 The file holds the generator's weights and, as JSON under the metadata key "medcycle", the network's arguments, the
 two domains with their preparation, how the images were sampled, and where the model came from. Nothing in it is
 executed on loading: no pickle, no import by name. A generator's .pth file of the original program is opened as well, as
-a model of 8-bit pictures.
+a model of pictures.
 """
 
 from __future__ import annotations
@@ -162,10 +162,10 @@ def load_model(path: str | Path, network: nn.Module | None = None, device: str |
 
 
 def _load_upstream(path: Path, device: str | torch.device) -> Model:
-    """A generator of the original program, as a model of 8-bit pictures.
+    """A generator of the original program, as a model of pictures.
 
     Pictures become (x - 127.5) / 127.5 and, translated, lose the fractions of their grey values, as there: the same
-    8-bit pixels. No smaller picture gets a frame: the original was never shown one.
+    8-bit pixels. Those of 16 bits, which the original does not read, have their own range and keep 16 bits. No smaller picture gets a frame: the original was never shown one.
     """
     state = upstream.read_state(path)
     # Pictures here are (C, W, H), the original's (C, H, W).

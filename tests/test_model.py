@@ -18,6 +18,7 @@ from torch import nn
 
 from medcycle.errors import ModelError, ScanError
 from medcycle.inference import Translator
+from medcycle.io import read_volume
 from medcycle.model import DomainInfo, Model, find_model, load_model, read_header, save_model
 from medcycle.networks import build_generator
 from medcycle.prepare import Preparation
@@ -367,6 +368,22 @@ def test_a_picture_comes_out_as_from_the_original(
     near_whole = np.abs(expected - np.rint(expected)) < 1e-3  # there the last bit decides
     assert not (different & ~near_whole).any()
     assert different.mean() < 0.01
+
+
+def test_a_picture_of_16_bits_keeps_them(tmp_path: Path) -> None:
+    plain = plain_networks()
+    torch.save(plain.weighted(plain.resnet(4, 1, 1)).eval().state_dict(), tmp_path / "latest_net_G.pth")
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 28), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "8.png")
+    Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / "16.png")  # the same to the network
+    translator = Translator.load(tmp_path / "latest_net_G.pth", device="cpu")
+    made = {}
+    for depth in ("8", "16"):
+        translator.file(tmp_path / f"{depth}.png", tmp_path / f"{depth}_out.png")
+        made[depth] = read_volume(tmp_path / f"{depth}_out.png")
+    assert (made["8"].unit, made["16"].unit) == ("uint8", "uint16")
+    np.testing.assert_allclose(made["16"].array / 257, made["8"].array + 0.5, atol=0.6)  # 8 bits are cut off
+    assert len(np.unique(made["16"].array)) > len(np.unique(made["8"].array))
 
 
 def test_pictures_that_an_authors_generator_cannot_take(tmp_path: Path) -> None:

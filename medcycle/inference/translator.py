@@ -64,7 +64,9 @@ class Translator:
                 f"resize {resize}: only pictures are resized, to two numbers of pixels; this model takes "
                 f"{model.source.name!r} ({model.source.preparation.modality})"
             )
-        if precision == "auto" and model.provenance.get("format") == "upstream":
+        # An authors' checkpoint knows no depth of its own: 16-bit pictures stay 16-bit.
+        self._own_depth = model.provenance.get("format") == "upstream"
+        if precision == "auto" and self._own_depth:
             precision = "fp32"  # an authors' checkpoint is opened to see the authors' pixels
         self.model = model
         self.resize = resize
@@ -219,9 +221,12 @@ class Translator:
             ]
         masked = source.foreground and source.modality != "image" and target.modality != "image"
         return [
-            target.restore(array, prepared.state, foreground=prepared.foreground if masked else None).replace(
-                source=volume.source
-            )
+            target.restore(
+                array,
+                prepared.state,
+                foreground=prepared.foreground if masked else None,
+                own_scale=self._own_depth,
+            ).replace(source=volume.source)
             for array, prepared, volume in zip(arrays, every, volumes, strict=True)
         ]
 
