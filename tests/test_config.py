@@ -178,6 +178,12 @@ def test_shipped_configurations_open_with_their_command() -> None:
         assert first.endswith((f"medcycle train --config {name}", f"medcycle benchmark {path.stem}"))
 
 
+def test_the_published_sets_are_trained_in_the_precision_of_the_original() -> None:
+    from medcycle.data.download import DATASETS
+
+    assert {load_config(f"{name}.yaml").train.precision for name in DATASETS} == {"fp32"}
+
+
 def test_a_shipped_configuration_is_found_by_name_and_a_local_file_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
