@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 BEST_NOT_FINAL = (
@@ -62,6 +63,9 @@ TASKS: dict[str, tuple[str, str]] = {
 }
 """By data set: the names of its two directions, A to B and B to A."""
 
+PICTURES: dict[str, tuple[int, ...]] = {"horse2zebra": (1067, 1334, 120, 140)}
+"""By data set: how many pictures the published ones have in trainA, trainB, testA and testB, where that is known."""
+
 CITYSCAPES = {
     "labels to photographs": (0.52, 0.17, 0.11),
     "photographs to labels": (0.58, 0.22, 0.16),
@@ -79,6 +83,18 @@ def tasks_of(name: str, a: str, b: str) -> list[tuple[str, tuple[Published, ...]
     if name not in TASKS:
         return [(f"{a}2{b}", ()), (f"{b}2{a}", ())]
     return [(task, ROWS.get(task, ())) for task in TASKS[name]]
+
+
+def other_pictures(name: str, counts: Sequence[int]) -> list[str]:
+    """A sentence if a data set has other numbers of pictures in trainA, trainB, testA and testB than the published."""
+    known = PICTURES.get(name, tuple(counts))
+    if tuple(counts) == known:
+        return []
+    have, had = (", ".join(map(str, numbers)) for numbers in (counts, known))
+    return [
+        f"this {name} has {have} pictures (trainA, trainB, testA, testB), the published one {had}: figures of two sets "
+        "are not comparable, and the whole schedule here is not of as many steps"
+    ]
 
 
 def context_of(name: str) -> list[str]:

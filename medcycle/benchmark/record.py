@@ -118,7 +118,7 @@ def open_plan(out: Path, name: str, budget: float | None, overrides: Sequence[st
 
 
 def facts_of(
-    plan: Plan, label: str, config: Config, device: str, extractor: Extractor, steps: int, published: int
+    plan: Plan, label: str, config: Config, device: str, extractor: Extractor, steps: int, full: int
 ) -> dict[str, Any]:
     """All of benchmark.json but the figures."""
     import torch
@@ -133,7 +133,7 @@ def facts_of(
         "epoch": "final",
         "training": {
             "steps": steps,
-            "published_steps": published,
+            "full_steps": full,
             "budget_seconds": plan.budget,
             "seconds": round(plan.seconds, 1),
             "steps_per_second": None if speed is None else round(speed, 3),

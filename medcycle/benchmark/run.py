@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from medcycle.benchmark.pictures import grid
-from medcycle.benchmark.published import Published, context_of, tasks_of
+from medcycle.benchmark.published import Published, context_of, other_pictures, tasks_of
 from medcycle.benchmark.record import PLAN, facts_of, open_plan
 from medcycle.benchmark.schedule import label, steps_of
 from medcycle.benchmark.scores import Animals, Names, choose_extractor, distances, halves, passes
@@ -20,8 +20,10 @@ from medcycle.benchmark.sets import MINIATURE, DataSet, identity, open_data_set
 from medcycle.benchmark.table import Direction, print_benchmark, report_facts
 from medcycle.config import Config, load_config
 from medcycle.data import read_picture
+from medcycle.data.textures import PARTS
 from medcycle.device import resolve_device
 from medcycle.errors import ConfigError
+from medcycle.evaluation.distances import counts_note
 from medcycle.evaluation.features import Extractor, Features, features_of_folder
 from medcycle.evaluation.report import write_training_report
 from medcycle.inference import Translator, translate_paths
@@ -113,10 +115,15 @@ def _run(
     console.rule("4 of 4: figures")
     tasks = tasks_of(name, config.domains.a.name, config.domains.b.name)
     directions = [_measure(way, task, measured, extractor, animals) for way, task in zip(ways, tasks, strict=True)]
+    facts = facts_of(plan, called, config, device, extractor, outcome.step, steps_of(published))
     notes = [why] if why else []
     notes += [f"changed from {chosen.config}: {', '.join(overrides)}"] if overrides else []
+    precision = facts["training"]["precision"]
+    notes += [f"trained in {precision}; the original trains in fp32"] if precision != "fp32" else []
+    notes += other_pictures(name, [len(find_scans(chosen.folder / part)) for part in PARTS])
+    pairs = [(len(measured[way.domain].names), len(measured[way.target].names)) for way in ways]
+    notes += dict.fromkeys(counts_note(*pair, extractor) for pair in pairs)
     notes += context_of(name)
-    facts = facts_of(plan, called, config, device, extractor, outcome.step, steps_of(published))
     facts |= {"directions": {d.task: d.to_dict() for d in directions}, "notes": notes}
     picture = _grid(ways, config)
     write_file(out / "grid.png", picture)
@@ -155,6 +162,8 @@ def _ways(config: Config, run: Path, real: dict[str, Path], out: Path) -> list[_
             precision=config.train.precision,
             resize=_test_size(config),
         )
+        target_domain = translator.model.target  # its pictures are written as the original's program writes them
+        translator.model.target = replace(target_domain, preparation=replace(target_domain.preparation, truncate=True))
         found.append(_Way(domain, target, translator, real[domain], out / f"fake_{target}"))
     return found
 

@@ -54,17 +54,14 @@ def choose_extractor(weights: Path | None, device: str, *, fetch: bool) -> tuple
     """
     if weights is not None:
         return inception(weights, device=device), None
-    reason = "the miniature is judged by its own figures"
+    reason, remedy = "the miniature is judged by its own figures", ""
     if fetch:
         try:
             return inception(device=device), None
         except ModelError as error:
-            reason = str(error)
+            reason, remedy = str(error), ". --weights names the file"
     stand_in = StandIn(device)
-    return (
-        stand_in,
-        f"no FID, KID and IS ({reason}); the distances are those of {stand_in.name}. --weights names the file",
-    )
+    return stand_in, f"no FID, KID and IS ({reason}); the distances are those of {stand_in.name}{remedy}"
 
 
 def distances(fake: Features, real: Features, names: Names) -> Figures:

@@ -59,7 +59,7 @@ def distances(
         if len(features.names) < 2:
             raise ScanError(f"{where}: {len(features.names)} picture; distances need at least 2 in each folder")
     figures = compare(found, truth, extractor)
-    notes.insert(0, _counts(len(found.names), len(truth.names), extractor))
+    notes.insert(0, counts_note(len(found.names), len(truth.names), extractor))
     if math.isnan(figures.get("inception_score", 0.0)):
         notes.append(f"IS is not defined for fewer than {IS_PARTS} pictures: it is taken over {IS_PARTS} parts.")
     mean, std = summary([figures])
@@ -107,7 +107,8 @@ def compare(predictions: Features, references: Features, extractor: Extractor) -
     return {"fid": frechet, "kid": kernel, **of_kernel, **of_score}
 
 
-def _counts(n: int, m: int, extractor: Extractor) -> str:
+def counts_note(n: int, m: int, extractor: Extractor) -> str:
+    """What figures of `n` pictures against `m` may be compared with."""
     frechet, kernel = ("FID", "KID") if extractor.is_inception else ("The Fréchet distance", "the kernel distance")
     size = kid_subset_size(n, m)
     over = "that of all of them" if size == n == m else f"the mean over {KID_SUBSETS} subsets of {size}"

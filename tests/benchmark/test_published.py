@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medcycle.benchmark.published import CITYSCAPES, ROWS, context_of, tasks_of
+from medcycle.benchmark.published import CITYSCAPES, ROWS, context_of, other_pictures, tasks_of
 
 # task, identity loss: FID official, FID OpenMMLab, IS official, IS OpenMMLab
 TABLE = {
@@ -56,3 +56,11 @@ def test_context() -> None:
         assert all(str(figure) in notes for figure in figures)
     assert CITYSCAPES["labels to photographs"] == (0.52, 0.17, 0.11)
     assert CITYSCAPES["photographs to labels"] == (0.58, 0.22, 0.16)
+
+
+def test_a_set_of_other_pictures_is_told() -> None:
+    assert other_pictures("horse2zebra", [1067, 1334, 120, 140]) == []
+    assert other_pictures("maps", [1, 2, 3, 4]) == []
+    (note,) = other_pictures("horse2zebra", [1067, 1334, 120, 139])
+    assert "has 1067, 1334, 120, 139 pictures" in note
+    assert "the published one 1067, 1334, 120, 140" in note

@@ -66,13 +66,16 @@ def test_offline_the_stand_in_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert why is not None
     assert "no FID" in why
     assert "no route to host" in why
+    assert why.endswith(". --weights names the file")
     with pytest.raises(ModelError):  # a file that was asked for is not replaced in silence
         choose_extractor(tmp_path / "weights.pt", "cpu", fetch=True)
 
 
 def test_the_miniature_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scores, "inception", lambda *_, **__: pytest.fail("fetched"))
-    assert choose_extractor(None, "cpu", fetch=False)[0].name == STAND_IN
+    extractor, why = choose_extractor(None, "cpu", fetch=False)
+    assert extractor.name == STAND_IN
+    assert "--weights" not in str(why)
 
 
 @pytest.fixture(scope="module")
