@@ -100,6 +100,11 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
         (GOOD + "train: {epochs: 0, decay_epochs: 0}", "nothing would be trained"),
         (GOOD + "train: {learning_rate: .nan}", "train.learning_rate"),
         (GOOD + "model: {discriminator: {kind: patchgn}}", "allowed are 'patchgan', 'pixel'"),
+        (
+            GOOD + "model: {generator: {kind: unet, blocks: 6}}",
+            "blocks: unknown key. It belongs to another kind; kind unet has kind, filters, downs, norm, dropout",
+        ),
+        (GOOD + "model: {generator: {downs: 6}}", "kind resnet has kind, filters, blocks, norm, dropout, upsample"),
         (GOOD + "model: {discriminator: {norm: batch}}\nloss: {adversarial: wgan-gp}", "without batch norm"),
         (GOOD.replace("path: data/mr", "path: data/mr, patient: '('"), "is not a regular expression"),
         (GOOD.replace("path: data/mr", "path: data/mr, patient: 'x'"), "exactly one group"),
@@ -267,6 +272,8 @@ def test_a_shipped_configuration_can_be_a_base(tmp_path: Path) -> None:
     [
         ("base: c.yaml\n", "has this file as its own base"),
         ("base: nowhere.yaml\n", "no such file"),
+        ("base: nosuch.yaml\n", "no such file"),
+        ("base: mine.yaml\n", "no such file"),
         ("base: [a.yaml]\n", "expected the name of a configuration file"),
     ],
 )
@@ -274,6 +281,7 @@ def test_a_base_that_cannot_be(tmp_path: Path, text: str, message: str) -> None:
     (line,) = refuse(tmp_path, text)
     assert line.startswith(f"{tmp_path / 'c.yaml'}:1  base: ")
     assert message in line
+    assert "Did you mean" not in line
 
 
 def test_only_pictures_are_resized(tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ def find_config(name: str | Path) -> Path:
         return path
     found = shipped().get(path.name if path.suffix else f"{path.name}.yaml") if path.parent == Path() else None
     if found is None:
-        near = difflib.get_close_matches(f"{path.stem}.yaml", shipped(), 1)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        near = difflib.get_close_matches(path.stem, [Path(known).stem for known in shipped()], 1, 0.75)
+        hint = f" Did you mean {near[0]}.yaml?" if near else ""
         what = "is a folder, not a file" if path.is_dir() else "no such file"
         raise ConfigError(f"{name}: {what}.{hint} Shipped configurations: {', '.join(shipped())}")
     return found
@@ -238,7 +238,8 @@ def _describe(problem: dict[str, Any], origin: Origin, file: str) -> str:
     shown = f"found {found!r}" if not isinstance(found, dict | BaseModel) else "found a section"
     kind, context = problem["type"], problem.get("ctx", {})
     if kind == "extra_forbidden":
-        message = "unknown key." + _suggest(key)
+        kind_of = next((str(part) for i, part in enumerate(problem["loc"]) if _is_tag(problem["loc"], i)), None)
+        message = "unknown key." + _suggest(key, kind_of)
     elif kind == "missing":
         message = "is missing and has no default"
     elif kind == "literal_error":
@@ -266,23 +267,23 @@ def _is_tag(location: tuple[str | int, ...], index: int) -> bool:
     )
 
 
-def _suggest(key: tuple[str | int, ...]) -> str:
-    """The nearest allowed name at this place, or the place where this name is allowed."""
+def _suggest(key: tuple[str | int, ...], kind: str | None) -> str:
+    """The nearest allowed name at this place (in a section of that kind), or the place where this name is allowed."""
     allowed = _fields(key[:-1])
     word = str(key[-1])
     near = difflib.get_close_matches(word, allowed, 1, 0.6)
     if near and near[0] != word:  # the same word: allowed for another kind only
         return f" Did you mean {near[0]!r}?"
     if near:
-        return " It belongs to another kind; see `medcycle config check` for the keys of this one"
+        return f" It belongs to another kind; kind {kind} has {', '.join(_fields(key[:-1], kind))}"
     elsewhere = [f"{section}.{word}" for section in Config.model_fields if word in _fields((section,))]
     if elsewhere:
         return f" Did you mean {elsewhere[0]!r}?"
     return f" Allowed here: {', '.join(allowed)}"
 
 
-def _fields(key: tuple[str | int, ...]) -> list[str]:
-    """Names of the keys allowed in a section (in any of its kinds)."""
+def _fields(key: tuple[str | int, ...], kind: str | None = None) -> list[str]:
+    """Names of the keys allowed in a section of that kind (None: of any)."""
     models: list[Any] = [Config]
     for part in key:
         nested: list[Any] = []
@@ -292,4 +293,6 @@ def _fields(key: tuple[str | int, ...]) -> list[str]:
                 candidates = getattr(field.annotation, "__args__", None) or (field.annotation,)
                 nested += [m for m in candidates if isinstance(m, type) and issubclass(m, BaseModel)]
         models = nested
+    if kind is not None:
+        models = [model for model in models if model.model_fields["kind"].default == kind]
     return list(dict.fromkeys(name for model in models for name in model.model_fields))
