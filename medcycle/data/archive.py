@@ -53,7 +53,7 @@ class ArchiveError(DownloadError):
     """The archive itself is wrong: damaged, hostile, or of another layout. The caller adds which archive it is."""
 
 
-def unpack(archive: Path, folder: Path, required: Sequence[str] = FOLDERS) -> None:
+def unpack(archive: Path, folder: Path, required: Sequence[str] = FOLDERS) -> str:
     """Write the pictures of a zip into the new folder `folder`, as trainA/NAME and so on.
 
     The archive may hold the folders at its top, in one folder of any name, or in a folder in that. Each picture's
@@ -63,6 +63,9 @@ def unpack(archive: Path, folder: Path, required: Sequence[str] = FOLDERS) -> No
         archive: the zip.
         folder: must not exist; its parent must. If anything is raised, the caller has to remove what is there.
         required: the folders that must hold a picture each; the others of :data:`FOLDERS` are taken if they are there.
+
+    Returns:
+        The name of the folder that held them, "" at the top.
 
     Raises:
         ArchiveError: no zip, or damaged; the folders are missing or in several places; a name that is absolute, leads
@@ -76,13 +79,14 @@ def unpack(archive: Path, folder: Path, required: Sequence[str] = FOLDERS) -> No
     with _opened(archive) as opened:
         members = opened.infolist()
         _judge(members)
-        pictures = _pictures(members, required)
+        place, pictures = _pictures(members, required)
         check_space(folder.parent, sum(info.file_size for info in pictures.values()), "unpacking")
         folder.mkdir()
-        for place in sorted({Path(path).parent for path in pictures}):
-            (folder / place).mkdir()
+        for part in sorted({Path(path).parent for path in pictures}):
+            (folder / part).mkdir()
         for path, info in pictures.items():
             _extract(opened, info, folder / path)
+    return place[-1] if place else ""
 
 
 @contextmanager
@@ -153,8 +157,8 @@ def _fault(info: zipfile.ZipInfo) -> str | None:
     return None
 
 
-def _pictures(members: Sequence[zipfile.ZipInfo], required: Sequence[str]) -> dict[str, zipfile.ZipInfo]:
-    """The wanted members by where they go ("trainA/1.jpg")."""
+def _pictures(members: Sequence[zipfile.ZipInfo], required: Sequence[str]) -> tuple[_Place, dict[str, zipfile.ZipInfo]]:
+    """The folder that holds the wanted members, and these by where they go ("trainA/1.jpg")."""
     places: defaultdict[_Place, dict[str, zipfile.ZipInfo]] = defaultdict(dict)
     for info in members:
         *parents, name = info.filename.split("/")
@@ -171,7 +175,7 @@ def _pictures(members: Sequence[zipfile.ZipInfo], required: Sequence[str]) -> di
     found = {place: {path.split("/")[0] for path in paths} for place, paths in places.items()}
     whole = [place for place, folders in found.items() if folders.issuperset(required) and len(place) <= 2]
     if len(whole) == 1:
-        return places[whole[0]]
+        return whole[0], places[whole[0]]
     seen = ", ".join(sorted("/".join((*place, name)) for place, folders in found.items() for name in folders)[:12])
     raise ArchiveError(
         f"{'several places in it hold' if whole else 'no place in it holds'} pictures in each of "

@@ -12,6 +12,7 @@ import re
 import shutil
 import urllib.parse
 import urllib.request
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -132,7 +133,13 @@ def _make(
     digest = _hash_local(local, progress) if local else fetch(url, part, hint=_HINT, progress=progress)
     try:
         _check(digest, expected)
-        unpack(local or part, unpacked, dataset.folders)
+        inside = unpack(local or part, unpacked, dataset.folders)
+        if inside in DATASETS and inside != folder.name:
+            warnings.warn(
+                f"{local or url}: its pictures lie in a folder {inside}, and are now taken for {folder.name}. If that "
+                f"is a mistake, remove {folder} and {folder.name}.sha256 beside it.",
+                stacklevel=3,
+            )
         # The record before the folder: whoever finds the folder finds the sum of what it came from.
         _write_record(folder, digest)
         unpacked.replace(folder)

@@ -273,6 +273,14 @@ def test_a_zip_on_disk(to, tmp_path, form) -> None:
     assert local.read_bytes() == GOOD
 
 
+def test_an_archive_of_another_set_is_warned_of(to, tmp_path) -> None:
+    (tmp_path / "my.zip").write_bytes(GOOD)
+    with pytest.warns(UserWarning, match=r"my\.zip: its pictures lie in a folder horse2zebra, and .* for apple2orange"):
+        download("apple2orange", to, url=str(tmp_path / "my.zip"))
+    (tmp_path / "own.zip").write_bytes(archive(top="anything/"))
+    download("maps", to, url=str(tmp_path / "own.zip"))  # warnings are errors here
+
+
 def test_a_bad_zip_on_disk_stays(to, tmp_path) -> None:
     local = tmp_path / "by hand.zip"
     local.write_bytes(changed(GOOD))
