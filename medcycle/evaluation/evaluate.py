@@ -13,6 +13,7 @@ Progress = Callable[[int, int, str], None]
 
 # What each takes beside the predictions, `out` and `progress`; the first of them has to be given.
 PAIRED = ("references", "masks", "inputs", "baselines")
+OPTIONS = {"references": "--reference", "masks": "--mask", "inputs": "--input", "weights": "--weights"}
 TAKES = {"fid": ("references", "weights"), "cityscapes": ("references",), "flicker": ("inputs",)}
 
 
@@ -59,7 +60,8 @@ def evaluate(
     takes = TAKES.get(metrics, PAIRED)
     unused = [name for name, value in given.items() if value is not None and name not in takes]
     if unused:
-        raise ConfigError(f"{', '.join(unused)}: metrics {metrics} takes {' and '.join(takes)}; leave the rest out")
+        listed = " and ".join(map(_named, takes))
+        raise ConfigError(f"{', '.join(map(_named, unused))}: metrics {metrics} takes {listed}; leave the rest out")
     if baselines and inputs is None:
         raise ConfigError("baselines: they are made from the input scans; give their folder as `inputs` too")
     if metrics == "flicker":
@@ -90,7 +92,12 @@ def evaluate(
     )
 
 
+def _named(argument: str) -> str:
+    """As the command line calls it too."""
+    return f"{argument} ({OPTIONS[argument]})" if argument in OPTIONS else argument
+
+
 def _needed(name: str, place: str | Path | None, metrics: str) -> str | Path:
     if place is None:
-        raise ConfigError(f"{name}: metrics {metrics} compares with them; give their folder")
+        raise ConfigError(f"{_named(name)}: metrics {metrics} compares with them; give their folder")
     return place

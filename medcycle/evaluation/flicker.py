@@ -211,6 +211,8 @@ def score_flicker(
     try:
         figures = flicker(pairs())
     except ScanError as error:
+        if str(error).startswith((str(translated), str(source))):  # of reading, which names the file
+            raise
         raise ScanError(f"{translated}: {error}") from error
     mean, std = summary([figures])
     notes = [f"{count} frames."]

@@ -108,15 +108,17 @@ def test_weights_that_are_given_must_be_right(folders, tmp_path):
 
 def test_each_metric_takes_its_own_folders(folders):
     fake, real = folders
-    with pytest.raises(ConfigError, match="masks: metrics fid takes references and weights"):
+    with pytest.raises(
+        ConfigError, match=r"masks \(--mask\): metrics fid takes references \(--reference\) and weights \(--weights\)"
+    ):
         evaluate(fake, real, real, metrics="fid")
-    with pytest.raises(ConfigError, match="references: metrics flicker takes inputs"):
+    with pytest.raises(ConfigError, match=r"references \(--reference\): metrics flicker takes inputs \(--input\)"):
         evaluate(fake, real, metrics="flicker")
-    with pytest.raises(ConfigError, match="weights: metrics basic"):
+    with pytest.raises(ConfigError, match=r"weights \(--weights\): metrics basic"):
         evaluate(fake, real, metrics="basic", weights=real)
-    with pytest.raises(ConfigError, match="inputs: metrics flicker"):
+    with pytest.raises(ConfigError, match=r"inputs \(--input\): metrics flicker"):
         evaluate(fake, metrics="flicker")
-    with pytest.raises(ConfigError, match="references: metrics cityscapes"):
+    with pytest.raises(ConfigError, match=r"references \(--reference\): metrics cityscapes"):
         evaluate(fake, metrics="cityscapes")
 
 
