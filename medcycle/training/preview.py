@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from math import ceil
 
 import numpy as np
 import numpy.typing as npt
@@ -37,16 +38,18 @@ def preview(rows: list[tuple[str, list[Plane | None], bool]], scale_to: int = 16
         scale_to: small pictures are enlarged, by a whole number, to about this width.
     """
     tiles = [[None if p is None else _tile(to_picture(p, anatomical=a), scale_to) for p in ps] for _, ps, a in rows]
-    width = max(t.width for row in tiles for t in row if t)
+    labels = [[f"{caption}: {column}" for column in COLUMNS] for caption, _, _ in rows]
+    longest = max(ImageDraw.Draw(Image.new("L", (1, 1))).textlength(label) for row in labels for label in row)
+    width = max(ceil(longest) + 2, *(t.width for row in tiles for t in row if t))
     height = max(t.height for row in tiles for t in row if t)
     columns = max(len(row) for row in tiles)
     sheet = Image.new("RGB", (columns * (width + 4), len(rows) * (height + CAPTION + 6)), "black")
     draw = ImageDraw.Draw(sheet)
-    for r, (caption, _, _) in enumerate(rows):
+    for r in range(len(rows)):
         top = r * (height + CAPTION + 6)
         for c, tile in enumerate(tiles[r]):
             if tile is not None:
-                draw.text((c * (width + 4) + 2, top + 1), f"{caption}: {COLUMNS[c]}"[: width // 6], fill="white")
+                draw.text((c * (width + 4) + 2, top + 1), labels[r][c], fill="white")
                 sheet.paste(tile, (c * (width + 4), top + CAPTION + 2))
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
