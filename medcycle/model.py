@@ -165,7 +165,8 @@ def _load_upstream(path: Path, device: str | torch.device) -> Model:
     """A generator of the original program, as a model of pictures.
 
     Pictures become (x - 127.5) / 127.5 and, translated, lose the fractions of their grey values, as there: the same
-    8-bit pixels. Those of 16 bits, which the original does not read, have their own range and keep 16 bits. No smaller picture gets a frame: the original was never shown one.
+    8-bit pixels. Those of 16 bits, which the original does not read, have their own range and keep 16 bits. No smaller
+    picture gets a frame: the original was never shown one.
     """
     state = upstream.read_state(path)
     # Pictures here are (C, W, H), the original's (C, H, W).

@@ -92,7 +92,8 @@ class Translator:
         """A translator from a model file or a run folder.
 
         Args:
-            path: a .safetensors file, a run folder, or a generator of the original program (.pth).
+            path: a .safetensors file, a run folder, or a generator of the original program (.pth), whose pictures
+                lose the fractions of their grey values as there; those of other models are rounded to the nearest.
             to: name of the target domain ("ct"); None takes the folder's only model, or that from domain a to b.
             network: the nn.Module of a custom model, which the file's weights are put into.
             device: "auto", "cpu", "cuda" or "cuda:N".
