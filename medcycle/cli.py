@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -33,7 +33,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VAL
 _GOES_ON = "Run the same command again: it goes on where it was."
 _AFTER_STOP = {
     "train": "Run the same command again; once a checkpoint is saved, with --resume.",
-    "translate": "Finished files are kept, and none is half-written. Translate the rest, or all again with --overwrite.",
+    "translate": "Finished files are kept, none is half-written. Translate the rest, or all again with --overwrite.",
     **dict.fromkeys(("prepare", "download", "benchmark", "demo"), _GOES_ON),
 }
 
@@ -233,7 +233,8 @@ def translate(
             progress=progress,
             steps=steps,
         )
-    typer.echo(f"{len(written)} scan(s) written to {out}")
+    what = "file" if translator.model.source.preparation.modality == "image" else "scan"
+    typer.echo(f"{len(written)} {what}(s) written to {out}")
 
 
 @app.command()
@@ -288,10 +289,12 @@ def download(
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a .safetensors model.")],
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for the files.")],
-    to: Annotated[Literal["upstream"], typer.Option(help="upstream: the original program's .pth files.")],
+    to: Annotated[str, typer.Option(help="upstream: the original program's .pth files.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
 ) -> None:
     """Write a run's networks for another program."""
+    if to != "upstream":
+        raise ConfigError(f"--to {to}: allowed is upstream, the original program's .pth files")
     from medcycle.inference.export import export_upstream
 
     for path in export_upstream(run, out, overwrite=overwrite):

@@ -95,10 +95,18 @@ AGAIN = "Run the same command again"
     [
         ("demo", "medcycle.demo.run_demo", f"{AGAIN}: it goes on where it was."),
         ("prepare --config quick", "medcycle.config.reading.find_config", f"{AGAIN}: it goes on where it was."),
-        ("train --config quick", "medcycle.config.reading.find_config", f"{AGAIN}; once a checkpoint is saved, with --r"),
+        (
+            "train --config quick",
+            "medcycle.config.reading.find_config",
+            f"{AGAIN}; once a checkpoint is saved, with --r",
+        ),
         ("benchmark miniature", "medcycle.benchmark.run_benchmark", f"{AGAIN}: it goes on where it was."),
         ("download maps", "medcycle.data.download.download", f"{AGAIN}: it goes on where it was."),
-        ("translate --model m a b", "medcycle.inference.Translator.load", "Finished files are kept, and none is half-w"),
+        (
+            "translate --model m a b",
+            "medcycle.inference.Translator.load",
+            "Finished files are kept, none is half-w",
+        ),
         ("config check quick", "medcycle.config.reading.find_config", f"{AGAIN}."),
     ],
 )
@@ -350,6 +358,29 @@ def test_translate_one_and_many(trained: Path, tmp_path: Path, medcycle: Run) ->
     bad = medcycle(*model, source, tmp_path / "x.nii.gz", "--device", "tpu")
     assert bad.code == 2
     assert "tpu" in bad.err
+
+
+def test_translated_pictures_are_not_called_scans(tmp_path: Path, medcycle: Run) -> None:
+    import torch
+    from PIL import Image
+
+    from medcycle.networks import build_generator
+    from medcycle.networks.upstream import generator_state
+
+    network = build_generator("resnet", in_channels=1, out_channels=1, ndim=2, filters=2, blocks=1)
+    torch.save(generator_state(network), tmp_path / "latest_net_G.pth")
+    Image.new("L", (16, 16)).save(tmp_path / "a.png")
+    ran = medcycle("translate", "--model", tmp_path / "latest_net_G.pth", tmp_path / "a.png", tmp_path / "b.png")
+    assert (ran.code, ran.out) == (0, f"1 file(s) written to {tmp_path / 'b.png'}\n")
+
+
+def test_export_knows_one_form(trained: Path, tmp_path: Path, medcycle: Run) -> None:
+    ran = medcycle("export", "--to", "onnx", trained / "run", tmp_path / "out")
+    assert (ran.code, ran.err) == (
+        2,
+        "medcycle: error: --to onnx: allowed is upstream, the original program's .pth files\n",
+    )
+    assert not (tmp_path / "out").exists()
 
 
 # --- evaluate ---------------------------------------------------------------------------------------------------------

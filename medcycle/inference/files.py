@@ -107,7 +107,7 @@ def translate_paths(
     if failures:
         listing = "\n".join(f"  - {failure}" for failure in failures)
         raise ScanError(
-            f"{output}: {len(failures)} of {len(pairs)} scans could not be translated; {len(written)} were written.\n"
+            f"{output}: {len(failures)} of {len(pairs)} inputs could not be translated; {len(written)} were written.\n"
             f"{listing}"
         )
     return written
@@ -143,7 +143,7 @@ def plan_outputs(
             raise ConfigError(f"{output}: this name asks for another format than {file_format}. Give one of them.")
         return [(scans[0], str(output))]
     if named or folder.is_file():
-        raise ScanError(f"{output}: {len(scans)} scan(s) of {inputs} need a folder, and this is one file's name")
+        raise ScanError(f"{output}: {len(scans)} inputs from {inputs} need a folder, and this is one file's name")
     names = Counter(scan_name(scan) for scan in scans)
     # T1.nii.gz in every patient's folder is common: the folders then tell the outputs apart.
     root = Path(os.path.commonpath([scan.parent.absolute() for scan in scans]))

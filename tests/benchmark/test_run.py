@@ -219,7 +219,9 @@ def test_ours_stand_beside_the_published(
     printed = capsys.readouterr().out
     for words in ("62.111", "64.52", "74.777", "138.65", "1.375", "OpenMMLab, identity 0", "clean-FID, CUT"):
         assert words in printed
-    assert "this horse2zebra has 3, 3, 25, 25 pictures (trainA, trainB, testA, testB), the published one 1067," in printed
+    assert (
+        "this horse2zebra has 3, 3, 25, 25 pictures (trainA, trainB, testA, testB), the published one 1067," in printed
+    )
     assert "trained in bf16; the original trains in fp32" in printed
     ours = found["directions"]["horse2zebra"]["figures"]
     assert found["features"]["is_inception"] is inception

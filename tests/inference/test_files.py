@@ -134,7 +134,7 @@ def test_one_bad_scan_does_not_stop_the_others(translator: Make, cohort: Path, t
     with pytest.raises(ScanError) as caught:
         translate_paths(translator(), cohort, tmp_path / "out", progress=lambda done, total, name: seen.append(name))
     message = str(caught.value)
-    assert "3 of 5 scans could not be translated; 2 were written" in message
+    assert "3 of 5 inputs could not be translated; 2 were written" in message
     for name in ("bad.nii.gz", "picture.png", "head3"):
         assert name in message
     assert seen == ["bad", "head1", "head2", "head3", "picture"]
@@ -163,7 +163,7 @@ def test_memory_that_ends_is_an_error_of_that_scan(
 @pytest.mark.parametrize(
     ("source", "out", "kind", "error", "message"),
     [
-        ("", "out.nii.gz", None, ScanError, "3 scan.*need a folder"),
+        ("", "out.nii.gz", None, ScanError, "3 inputs from .* need a folder"),
         ("", "out", "dcm", ConfigError, "'dcm' is not known; allowed are nii.gz"),
         ("head1.nii.gz", "out.mha", "nii.gz", ConfigError, "another format"),
         ("head1.nii.gz", "out.xyz", None, ScanError, "no format is called '.xyz'"),

@@ -52,6 +52,14 @@ def pixels(number: int, size: tuple[int, int] = (35, 26)) -> Any:
     return picture
 
 
+def test_a_video_of_another_scale_than_the_training_is_warned_of(photo: Make, tmp_path: Path) -> None:
+    made = photo()
+    made.model.sample["resize"] = [20, 20]
+    with pytest.warns(UserWarning, match=r"in\.mkv, frame 1: 35 x 26 pixels; .* resized to 20 x 20") as warned:
+        translate_video(made, clip(tmp_path / "in.mkv"), tmp_path / "out.mkv")
+    assert len(warned) == 1
+
+
 def clip(path: Path, count: int = 11, size: tuple[int, int] = (35, 26), rate: Fraction = Fraction(25)) -> Path:
     path.parent.mkdir(exist_ok=True)
     with VideoWriter(path, rate=rate) as writer:

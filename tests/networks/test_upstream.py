@@ -263,7 +263,7 @@ def test_files_of_another_kind(tmp_path: Path, kind: str, resnet_state: dict[str
     words = {
         "folder": "a folder; expected",
         "missing": "missing; expected",
-        "module": r"it holds pickled Python objects \([a-z_.]+\.Conv2d\), which are never loaded\. Expected a state dict",
+        "module": r"it holds pickled Python objects \([a-z_.]+\.Conv2d\), which are never loaded\. Expected a state",
     }
     expected = words.get(kind, r"it is not a file that torch\.save wrote, or not a whole one\. Expected a state dict")
     for function in (upstream.read_state, upstream.load_generator, upstream.load_discriminator):
