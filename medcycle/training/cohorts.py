@@ -24,6 +24,7 @@ from medcycle.data import (
     load_pictures,
 )
 from medcycle.errors import ConfigError, ScanError
+from medcycle.io.files import refused_leaves_nothing
 from medcycle.io.find import PICTURES, suffix_of
 from medcycle.io.manifest import Row
 from medcycle.prepare import CohortError, Preparation, PreparedScan, fit_landmarks, prepare_cohort
@@ -172,10 +173,11 @@ def _prepared(
         "progress": progress,
     }
     cache = Path(config.prepare.cache)
-    if config.prepare.nyul:
-        how = fit_landmarks([path for path in paths if sides[key][path] == "train"], how, cache, **settings)
     axis = AXES[config.sample.axes] if len(config.sample.size) == 2 else 2
-    cohort = prepare_cohort(paths, how, cache, axis=axis, strict=strict, **settings)
+    with refused_leaves_nothing(cache, "identities.json"):  # where no scan could be prepared
+        if config.prepare.nyul:
+            how = fit_landmarks([path for path in paths if sides[key][path] == "train"], how, cache, **settings)
+        cohort = prepare_cohort(paths, how, cache, axis=axis, strict=strict, **settings)
     return how, cohort.scans, cohort.failures
 
 

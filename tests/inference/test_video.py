@@ -282,7 +282,7 @@ def test_models_that_are_not_of_pictures(translator: Make, photo: Make, tmp_path
         ("a.mkv", "b.mp4", "mkv", ConfigError, "another format"),
         ("in", "b", "mp4", ConfigError, "it is no video.*out.mp4"),
         ("scan.nii", "b.mp4", None, ScanError, "a file that holds scans"),
-        ("many", "b.mp4", None, ScanError, "2 scan.*need a folder"),
+        ("many", "b.mp4", None, ScanError, "2 inputs from .* need a folder"),
         ("a.mkv", "a.mkv", None, ScanError, "the scan itself"),
         ("text.mp4", "b.mp4", None, ScanError, "cannot be read as a video"),
     ],

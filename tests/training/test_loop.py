@@ -462,6 +462,12 @@ def test_a_refused_start_leaves_only_what_was_there(scans: Path, tmp_path: Path)
         with pytest.raises(ConfigError, match=r"domains\.a\.path"):
             train(parse_config(values), tmp_path / run, console=QUIET)
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "notes.txt"]
+    values["prepare"]["cache"] = str(tmp_path / "cache")
+    values["domains"]["b"]["path"] = values["domains"]["a"]["path"]
+    (tmp_path / "mine" / "notes.txt").rename(tmp_path / "mine" / "torn.nii.gz")
+    with pytest.raises(ScanError, match=r"torn\.nii\.gz"):
+        train(parse_config(values), tmp_path / "run", console=QUIET)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "torn.nii.gz"]
 
 
 def test_samples_below_what_the_discriminator_needs(scans: Path, tmp_path: Path) -> None:
