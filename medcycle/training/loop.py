@@ -88,8 +88,8 @@ def train(
     device = resolve_device(config.train.device)
     precision = resolve_precision(config.train.precision, device)
     # The run's config.yaml is written first, so that a run that is killed while it prepares can be resumed.
-    refused = refused_leaves_nothing(run, "config.yaml")
-    with processes(device.type == "cuda") as process, cpu_threads(thread_count(config)), refused:
+    clean = refused_leaves_nothing(run, "config.yaml", "refused.txt")
+    with processes(device.type == "cuda") as process, cpu_threads(thread_count(config)), clean:
         if device.type == "cuda" and process.world > 1:
             device = torch.device("cuda", process.local_rank)
         console = (console or Console(stderr=True)) if process.first else Console(quiet=True)
