@@ -91,7 +91,9 @@ def test_mr_round_trip_with_whole_range(volume):
     if np.ptp(volume.array) == 0:
         return
     prepared = preparation(volume)
-    assert_same(preparation.restore(prepared.array, prepared.state, own_scale=True), volume, 0.01)
+    low, high = prepared.state.scale  # of the body, which may leave out what is darkest
+    within = volume.replace(array=volume.array.clip(low, high))
+    assert_same(preparation.restore(prepared.array, prepared.state, own_scale=True), within, 0.01)
 
 
 @FEW
