@@ -81,9 +81,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Transfer-Encoding", "chunked")
         elif web.says_length:
             self.send_header("Content-Length", str(len(body) + web.adds_to_length))
-        self.end_headers()
+        # Before the client can go on to its next request.
         cut = web.cuts.pop(0) if web.cuts else len(body)
         stall = web.stalls.pop(0) if web.stalls else len(body)
+        self.end_headers()
         self.send(body[: min(cut, stall)], done=cut >= len(body))
         if stall < len(body):
             web.over.wait(20)
