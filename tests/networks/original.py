@@ -24,11 +24,16 @@ class Network(nn.Module):
         return layers(x)
 
 
-def norm_layers(norm: str, width: int, old: bool = False) -> nn.Module:
+def layer(name: str, ndim: int) -> type[nn.Module]:
+    """nn.Conv2d, nn.Conv3d and so on: the same networks for volumes."""
+    return getattr(nn, f"{name}{ndim}d")
+
+
+def norm_layers(norm: str, width: int, old: bool = False, ndim: int = 2) -> nn.Module:
     """`old`: with the running statistics that files of the first years hold."""
     if norm == "batch":
-        return nn.BatchNorm2d(width)
-    return nn.InstanceNorm2d(width, track_running_stats=old) if norm == "instance" else nn.Identity()
+        return layer("BatchNorm", ndim)(width)
+    return layer("InstanceNorm", ndim)(width, track_running_stats=old) if norm == "instance" else nn.Identity()
 
 
 def resnet(
@@ -40,36 +45,39 @@ def resnet(
     norm: str = "instance",
     dropout: bool = False,
     old: bool = False,
+    ndim: int = 2,
 ) -> Network:
+    conv, up, pad = (layer(name, ndim) for name in ("Conv", "ConvTranspose", "ReflectionPad"))
     bias = norm == "instance"
 
     def normed(convolution: nn.Module, width: int) -> list[nn.Module]:
-        return [convolution, norm_layers(norm, width, old), nn.ReLU()]
+        return [convolution, norm_layers(norm, width, old, ndim), nn.ReLU()]
 
     f = filters
-    parts: list[nn.Module] = [nn.ReflectionPad2d(3), *normed(nn.Conv2d(channels, f, 7, bias=bias), f)]
-    parts += normed(nn.Conv2d(f, 2 * f, 3, stride=2, padding=1, bias=bias), 2 * f)
-    parts += normed(nn.Conv2d(2 * f, 4 * f, 3, stride=2, padding=1, bias=bias), 4 * f)
-    parts += [Residual(4 * f, norm, dropout, old) for _ in range(blocks)]
+    parts: list[nn.Module] = [pad(3), *normed(conv(channels, f, 7, bias=bias), f)]
+    parts += normed(conv(f, 2 * f, 3, stride=2, padding=1, bias=bias), 2 * f)
+    parts += normed(conv(2 * f, 4 * f, 3, stride=2, padding=1, bias=bias), 4 * f)
+    parts += [Residual(4 * f, norm, dropout, old, ndim) for _ in range(blocks)]
     for w in (2 * f, f):
-        parts += normed(nn.ConvTranspose2d(2 * w, w, 3, stride=2, padding=1, output_padding=1, bias=bias), w)
-    parts += [nn.ReflectionPad2d(3), nn.Conv2d(f, out_channels or channels, 7), nn.Tanh()]
+        parts += normed(up(2 * w, w, 3, stride=2, padding=1, output_padding=1, bias=bias), w)
+    parts += [pad(3), conv(f, out_channels or channels, 7), nn.Tanh()]
     return Network("model", nn.Sequential(*parts))
 
 
 class Residual(nn.Module):
-    def __init__(self, width: int, norm: str, dropout: bool, old: bool) -> None:
+    def __init__(self, width: int, norm: str, dropout: bool, old: bool, ndim: int) -> None:
         super().__init__()
+        conv, pad = layer("Conv", ndim), layer("ReflectionPad", ndim)
         bias = norm == "instance"
         self.conv_block = nn.Sequential(
-            nn.ReflectionPad2d(1),
-            nn.Conv2d(width, width, 3, bias=bias),
-            norm_layers(norm, width, old),
+            pad(1),
+            conv(width, width, 3, bias=bias),
+            norm_layers(norm, width, old, ndim),
             nn.ReLU(),
             *([nn.Dropout(0.5)] if dropout else []),
-            nn.ReflectionPad2d(1),
-            nn.Conv2d(width, width, 3, bias=bias),
-            norm_layers(norm, width, old),
+            pad(1),
+            conv(width, width, 3, bias=bias),
+            norm_layers(norm, width, old, ndim),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,16 +85,17 @@ class Residual(nn.Module):
 
 
 def patchgan(
-    filters: int = 64, channels: int = 3, *, layers: int = 3, norm: str = "instance", old: bool = False
+    filters: int = 64, channels: int = 3, *, layers: int = 3, norm: str = "instance", old: bool = False, ndim: int = 2
 ) -> Network:
-    parts: list[nn.Module] = [nn.Conv2d(channels, filters, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+    conv = layer("Conv", ndim)
+    parts: list[nn.Module] = [conv(channels, filters, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
     width = filters
     for level in range(1, layers + 1):
         before, width = width, filters * min(2**level, 8)
         stride = 2 if level < layers else 1
-        parts += [nn.Conv2d(before, width, 4, stride=stride, padding=1, bias=norm == "instance")]
-        parts += [norm_layers(norm, width, old), nn.LeakyReLU(0.2)]
-    return Network("model", nn.Sequential(*parts, nn.Conv2d(width, 1, 4, stride=1, padding=1)))
+        parts += [conv(before, width, 4, stride=stride, padding=1, bias=norm == "instance")]
+        parts += [norm_layers(norm, width, old, ndim), nn.LeakyReLU(0.2)]
+    return Network("model", nn.Sequential(*parts, conv(width, 1, 4, stride=1, padding=1)))
 
 
 def pixel(filters: int = 64, channels: int = 3, *, norm: str = "instance", old: bool = False) -> Network:
