@@ -205,7 +205,7 @@ def test_a_training_that_was_stopped_exits_with_130(
         os.kill(os.getpid(), signal.SIGINT)
         return training_step(*arguments)
 
-    monkeypatch.setattr("medcycle.training.loop.training_step", interrupted)
+    monkeypatch.setattr("medcycle.training.graph.training_step", interrupted)
     ran = medcycle("train", "--config", cohort / "c.yaml", "--out", cohort / "run")
     assert ran.code == 130
     assert ran.out == ""

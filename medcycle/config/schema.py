@@ -248,8 +248,7 @@ class Train(Section):
     batch_size: Count = 1
     """Samples of each domain in a step, over all processes together."""
     microbatch: Count | None = None
-    """Samples computed at once, gradients added up: less memory, same result. null: all on a GPU, one on a CPU, where
-    it makes a batch the same to rounding however many processes share it."""
+    """Samples computed at once, gradients added up: less memory, same result. null: what `memory` chooses."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.5, 0.999)
     pool: Annotated[int, Field(ge=0)] = 50
@@ -263,8 +262,13 @@ class Train(Section):
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of each process. 0: one where a sample is too little work to share (then several processes through
     torchrun use the cores better), else all, or OMP_NUM_THREADS. A resumed run is exact with the same number."""
-    checkpointing: bool = False
-    """Recompute the generators' blocks in the backward pass: a third less memory, a fifth more time."""
+    memory: Literal["auto", "batched", "split", "checkpointed"] = "auto"
+    """How a step is computed: `batched`, all its samples at once; `split`, one at a time; `checkpointed`, and the
+    generators' inner values again in the backward pass (about half the memory, a fifth more time). auto: the first
+    that fits the free memory, measured before training; on a CPU not `batched`, which is no faster there and not the
+    same to rounding however many processes share a batch."""
+    cuda_graph: bool = True
+    """GPU: record the step once and replay it, where that is possible; a line tells."""
     seed: Annotated[int, Field(ge=0)] = 0
     workers: Annotated[int, Field(ge=0)] = 1
     """Threads that draw samples ahead; 0 draws in the training thread."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,19 @@ from medcycle.errors import CheckpointError, TrainingError
 from medcycle.io.files import refused_leaves_nothing, write_file
 from medcycle.training.checkpoint import checkpoints, read_checkpoint, restore_checkpoint
 from medcycle.training.cohorts import Cohort, data_digest, prepare_domains, samplers
+from medcycle.training.graph import Stepper
 from medcycle.training.keeper import Keeper, check_finite
+from medcycle.training.memory import choose, set_checkpointing, settings_that_fit
 from medcycle.training.progress import Journal, SilentJournal
-from medcycle.training.runtime import Processes, cpu_threads, processes, share_parameters, stop_requests
+from medcycle.training.runtime import (
+    Processes,
+    computing,
+    processes,
+    random_state,
+    set_random_state,
+    share_parameters,
+    stop_requests,
+)
 from medcycle.training.setup import (
     MakeNetwork,
     build_gan,
@@ -35,12 +46,12 @@ from medcycle.training.setup import (
     loss_settings,
     thread_count,
 )
-from medcycle.training.step import training_step
 
 # Settings that may differ when a run is resumed: they change neither the data nor the networks.
 FREE = (
     *("domains.a.path", "domains.b.path", "prepare.cache", "prepare.workers"),
-    *("train.device", "train.precision", "train.workers", "train.checkpointing", "train.microbatch"),
+    *("train.device", "train.precision", "train.workers", "train.memory", "train.microbatch"),
+    "train.cuda_graph",
     *("train.epochs", "train.decay_epochs", "train.learning_rate"),
     *("train.log_every", "train.preview_every", "train.checkpoint_every"),
 )
@@ -89,7 +100,7 @@ def train(
     precision = resolve_precision(config.train.precision, device)
     # The run's config.yaml is written first, so that a run that is killed while it prepares can be resumed.
     clean = refused_leaves_nothing(run, "config.yaml", "refused.txt")
-    with processes(device.type == "cuda") as process, cpu_threads(thread_count(config)), clean:
+    with processes(device.type == "cuda") as process, computing(thread_count(config)), clean:
         if device.type == "cuda" and process.world > 1:
             device = torch.device("cuda", process.local_rank)
         console = (console or Console(stderr=True)) if process.first else Console(quiet=True)
@@ -111,15 +122,21 @@ def train(
 
         # --- State
         channels = cohorts["a"].channels, cohorts["b"].channels
-        gan = build_gan(
+        make = functools.partial(
+            build_gan,
             config,
             channels,
-            device,
-            precision,
+            precision=precision,
             rank=process.rank,
             make_generator=make_generator,
             make_discriminator=make_discriminator,
         )
+        like = functools.partial(make, device=torch.device("cpu"))  # to be measured, without content
+        gan = make(device=device)
+        random = random_state(device)
+        memory = choose(config, gan, like, channels)
+        set_random_state(random, device)  # measuring has built other networks
+        set_checkpointing(gan, memory.checkpointing)
         share_parameters(gan.networks)
         if saved is not None:
             restore_checkpoint(saved[0], saved[1], gan, process)
@@ -141,11 +158,15 @@ def train(
             soft_wrap=True,
             markup=False,
         )
+        say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
+        say(memory.sentence())
 
         # --- Steps
         keeper = Keeper(run, config, gan, cohorts, digest, fixed_sampler, process, custom=make_generator is not None)
-        losses, began = loss_settings(config), time.monotonic()
-        microbatch = config.train.microbatch or (1 if device.type == "cpu" and gan.batch_independent else None)
+        began = time.monotonic()
+        step = Stepper(
+            gan, loss_settings(config), memory.microbatch, record=config.train.cuda_graph, process=process, tell=say
+        )
         sums: dict[str, Tensor] = {}
         count, start, stopped = 0, gan.step, False
         loader = BatchLoader(
@@ -158,12 +179,17 @@ def train(
             world=process.world,
         )
         journal: Journal | SilentJournal = Journal(run, start, total, console) if process.first else SilentJournal()
-        with journal, loader, stop_requests() as asked_to_stop, _memory_advice(config, run):
+        with (
+            journal,
+            loader,
+            stop_requests() as asked_to_stop,
+            _memory_advice(run, lambda: settings_that_fit(config, memory, gan, like, channels)),
+        ):
             while gan.step < total and not stopped:
                 epoch = gan.step // steps_per_epoch
                 gan.set_learning_rate(learning_rate(config, epoch))
                 real_a, real_b = (images.to(device, non_blocking=True) for images in next(loader))
-                values = training_step(gan, real_a, real_b, losses, microbatch)
+                values = step(real_a, real_b)
                 sums = {name: sums.get(name, 0) + value for name, value in values.items()}
                 count += 1
                 journal.tick(gan.step)
@@ -231,25 +257,14 @@ def _write_refusals(run: Path, refused: list[str]) -> None:
 
 
 @contextmanager
-def _memory_advice(config: Config, run: Path) -> Iterator[None]:
+def _memory_advice(run: Path, advice: Callable[[], str]) -> Iterator[None]:
     """Turn "out of memory" into the settings that need less of it."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:
         if not is_out_of_memory(error):
             raise
-        saved = bool(checkpoints(run / "checkpoints"))
-        wanted = {"train.microbatch=1": 1 in (config.train.microbatch, config.train.batch_size)}
-        wanted["train.checkpointing=true"] = config.train.checkpointing
-        free = " and ".join(setting for setting, done in wanted.items() if not done)
-        how = (
-            f"Set {free}{'; --resume goes on from the last checkpoint' if saved else ''}. Or begin" if free else "Begin"
-        )
-        advice = (
-            f"{how} {'a new run' if saved else 'again'} with a smaller sample.size (now {list(config.sample.size)}) or "
-            f"model.generator.filters (now {config.model.generator.filters})."
-        )
-        raise TrainingError(f"{run}: out of memory during training. {advice}") from error
+        raise TrainingError(f"{run}: out of memory during training.{advice()}") from error
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

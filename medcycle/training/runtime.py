@@ -102,14 +102,18 @@ def processes(cuda: bool) -> Iterator[Processes]:
 
 
 @contextmanager
-def cpu_threads(number: int) -> Iterator[None]:
-    """Let torch compute in that many threads (0 leaves it as it is), and as before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
+def computing(threads: int) -> Iterator[None]:
+    """Let torch compute in that many CPU threads (0 leaves it as it is), and cuDNN try which of its kernels is fastest
+    for the shapes of a run; both as before afterwards.
+    """
+    before, search = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    torch.set_num_threads(threads or before)
+    torch.backends.cudnn.benchmark = True
     try:
         yield
     finally:
         torch.set_num_threads(before)
+        torch.backends.cudnn.benchmark = search
 
 
 def average_gradients(parameters: list[nn.Parameter]) -> None:

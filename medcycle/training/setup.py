@@ -43,8 +43,7 @@ def build_gan(
         if make_generator is not None:
             networks.append(make_generator(inputs, outputs))
         else:
-            arguments = generator_arguments(config, inputs, outputs) | {"checkpointing": config.train.checkpointing}
-            networks.append(build_generator(**arguments))
+            networks.append(build_generator(**generator_arguments(config, inputs, outputs)))
             initialize(networks[-1])
     for inputs in (a, b):
         if make_discriminator is not None:
@@ -55,7 +54,8 @@ def build_gan(
             initialize(networks[-1])
     torch.manual_seed(config.train.seed + 1 + rank)  # from here on, each process draws for its own samples
     return CycleGAN(
-        *(network.to(device) for network in networks),
+        # Tensors without content (see memory.py) lie on the CPU already and cannot be moved.
+        *(network if device.type == "cpu" else network.to(device) for network in networks),
         learning_rate=config.train.learning_rate,
         betas=config.train.betas,
         pool=config.train.pool,

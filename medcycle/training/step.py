@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -52,8 +53,12 @@ class CycleGAN:
         self.precision = precision
         self.generator_parameters = [*a_to_b.parameters(), *b_to_a.parameters()]
         self.discriminator_parameters = [*discriminator_a.parameters(), *discriminator_b.parameters()]
-        self.generator_optimizer = torch.optim.Adam(self.generator_parameters, learning_rate, betas, fused=True)
-        self.discriminator_optimizer = torch.optim.Adam(self.discriminator_parameters, learning_rate, betas, fused=True)
+        # Capturable: a CUDA graph may hold the update.
+        adam = functools.partial(
+            torch.optim.Adam, lr=learning_rate, betas=betas, fused=True, capturable=self.device.type == "cuda"
+        )
+        self.generator_optimizer = adam(self.generator_parameters)
+        self.discriminator_optimizer = adam(self.discriminator_parameters)
         # One scaler an optimizer: a shared one would be updated between its two unscalings.
         scaled = precision == "fp16"
         self.generator_scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
@@ -82,10 +87,17 @@ class CycleGAN:
         """Whether the samples of a batch do not influence one another (batch norm makes them)."""
         return all(getattr(network, "batch_independent", False) for network in self.networks.values())
 
+    @property
+    def optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+        """The generators' and the discriminators'."""
+        return self.generator_optimizer, self.discriminator_optimizer
+
     def set_learning_rate(self, rate: float) -> None:
-        """For both optimizers."""
-        for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
-            for group in optimizer.param_groups:
+        """For both optimizers; in place where it lies on the device (a CUDA graph reads it there)."""
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
                 group["lr"] = rate
 
     def update_average(self) -> None:
@@ -115,6 +127,8 @@ class CycleGAN:
             network.load_state_dict(state["networks"][name])
         self.generator_optimizer.load_state_dict(state["generator_optimizer"])
         self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"], group["capturable"] = float(group["lr"]), self.device.type == "cuda"
         for scaler, saved in (
             (self.generator_scaler, state["generator_scaler"]),
             (self.discriminator_scaler, state["discriminator_scaler"]),
@@ -145,6 +159,28 @@ def training_step(
     Returns:
         Every loss by name, unweighted except the sum `generator`: float32 scalars on the device.
     """
+    before_step(gan, len(real_a))
+    means = step_on_device(gan, real_a, real_b, loss, microbatch)
+    after_step(gan)
+    return means
+
+
+def before_step(gan: CycleGAN, batch: int) -> None:
+    """What is decided on the CPU: which earlier images the discriminators will see."""
+    gan.pool_a.decide(batch, gan.device)
+    gan.pool_b.decide(batch, gan.device)
+
+
+def after_step(gan: CycleGAN) -> None:
+    """What follows the updates: the count, and the moving average, whose pace depends on it."""
+    gan.step += 1
+    gan.update_average()
+
+
+def step_on_device(
+    gan: CycleGAN, real_a: Tensor, real_b: Tensor, loss: LossSettings, microbatch: int | None
+) -> dict[str, Tensor]:
+    """The step's arithmetic, which never waits for the device: see :func:`training_step`."""
     size = microbatch or len(real_a)
     parts = list(zip(real_a.split(size), real_b.split(size), strict=True))
     shares = [len(part_a) / len(real_a) for part_a, _ in parts]
@@ -152,11 +188,16 @@ def training_step(
     fakes: list[tuple[Tensor, Tensor]] = []
 
     # --- Generators: their images shall be taken for real, come back through the cycle, and leave B in B alone.
+    # One direction at a time: what the first needs for its gradients is gone when the second is computed.
     def generator_backward(part: int) -> None:
-        losses, fake_a, fake_b = generator_losses(gan, *parts[part], loss)
-        fakes.append((fake_a.detach(), fake_b.detach()))
-        backward(losses["generator"] * shares[part], gan.generator_scaler)
-        add_up(means, losses, shares[part])
+        (part_a, part_b), share = parts[part], shares[part]
+        both = []
+        for a_to_b in (True, False):
+            losses, total, fake = generator_losses(gan, part_a, part_b, loss, a_to_b=a_to_b)
+            backward(total * share, gan.generator_scaler)
+            add_up(means, losses | {"generator": total}, share)
+            both.append(fake.detach())
+        fakes.append((both[1], both[0]))
 
     set_trainable(gan.discriminator_parameters, False)
     gan.generator_optimizer.zero_grad(set_to_none=True)
@@ -166,7 +207,7 @@ def training_step(
     # --- Discriminators: real against the fakes made before that update, some of them from earlier steps.
     def discriminator_backward(part: int) -> None:
         (part_a, part_b), (fake_a, fake_b) = parts[part], fakes[part]
-        a, b = (part_a, gan.pool_a.query(fake_a)), (part_b, gan.pool_b.query(fake_b))
+        a, b = (part_a, gan.pool_a.exchange(fake_a)), (part_b, gan.pool_b.exchange(fake_b))
         losses, total = discriminator_losses(gan, a, b, loss)
         backward(total * shares[part], gan.discriminator_scaler)
         add_up(means, losses, shares[part])
@@ -175,33 +216,35 @@ def training_step(
     gan.discriminator_optimizer.zero_grad(set_to_none=True)
     add_gradients(discriminator_backward, range(len(parts)), gan.discriminator_parameters)
     update(gan.discriminator_optimizer, gan.discriminator_scaler, gan.discriminator_parameters)
-
-    gan.step += 1
-    gan.update_average()
     return means
 
 
 def generator_losses(
-    gan: CycleGAN, real_a: Tensor, real_b: Tensor, loss: LossSettings
+    gan: CycleGAN, real_a: Tensor, real_b: Tensor, loss: LossSettings, *, a_to_b: bool
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """The generators' losses by name (Zhu 2017, eq. 1 to 3 and section 5.2), and the images of A and of B they made."""
+    """One direction's share of the generators' losses (Zhu 2017, eq. 1 to 3 and section 5.2).
+
+    Returns:
+        Them by name, their weighted sum to minimize, and the images that were made.
+    """
+    # There, and back again: A becomes B and returns; B given to the same generator stays B.
+    source, target = ("a", "b") if a_to_b else ("b", "a")
+    real, other = (real_a, real_b) if a_to_b else (real_b, real_a)
+    there, back = (gan.a_to_b, gan.b_to_a) if a_to_b else (gan.b_to_a, gan.a_to_b)
+    critic = gan.discriminator_b if a_to_b else gan.discriminator_a
     losses: dict[str, Tensor] = {}
     with autocast(gan.device, gan.precision):
         if loss.identity:
-            fake_b, same_b = together(gan.a_to_b, real_a, real_b)
-            fake_a, same_a = together(gan.b_to_a, real_b, real_a)
-            losses["identity_a"], losses["identity_b"] = l1(same_a, real_a), l1(same_b, real_b)
+            fake, same = together(there, real, other)
+            losses[f"identity_{target}"] = l1(same, other)
         else:
-            fake_b, fake_a = gan.a_to_b(real_a), gan.b_to_a(real_b)
-        losses["cycle_a"] = l1(gan.b_to_a(fake_b), real_a)
-        losses["cycle_b"] = l1(gan.a_to_b(fake_a), real_b)
-        losses["adversarial_a"] = generator_loss(loss.adversarial, gan.discriminator_a(fake_a))
-        losses["adversarial_b"] = generator_loss(loss.adversarial, gan.discriminator_b(fake_b))
-    total = losses["adversarial_a"] + losses["adversarial_b"] + loss.cycle * (losses["cycle_a"] + losses["cycle_b"])
+            fake = there(real)
+        losses[f"cycle_{source}"] = l1(back(fake), real)
+        losses[f"adversarial_{target}"] = generator_loss(loss.adversarial, critic(fake))
+    total = losses[f"adversarial_{target}"] + loss.cycle * losses[f"cycle_{source}"]
     if loss.identity:
-        total = total + loss.cycle * loss.identity * (losses["identity_a"] + losses["identity_b"])
-    losses["generator"] = total
-    return losses, fake_a, fake_b
+        total = total + loss.cycle * loss.identity * losses[f"identity_{target}"]
+    return losses, total, fake
 
 
 def discriminator_losses(

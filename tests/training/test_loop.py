@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -141,10 +142,10 @@ def test_resuming_is_exact(scans: Path, tmp_path: Path, size: list[int]) -> None
 
 def train_to_checkpoint_three(config: Config, run: Path) -> Any:
     """Train with a crash right after step 4, then resume from the checkpoint of step 3."""
-    import medcycle.training.loop as loop
+    import medcycle.training.graph as graph
 
     calls = 0
-    real_step = loop.training_step
+    real_step = graph.training_step
 
     def crashing_step(*args: Any) -> Any:
         nonlocal calls
@@ -154,7 +155,7 @@ def train_to_checkpoint_three(config: Config, run: Path) -> Any:
         return real_step(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "training_step", crashing_step)
+        patch.setattr(graph, "training_step", crashing_step)
         with pytest.raises(RuntimeError, match="power cut"):
             train(config, run, console=QUIET)
     assert [path.name for path in checkpoints(run / "checkpoints")] == ["step-00000003.pt"]
@@ -245,26 +246,32 @@ def test_out_of_memory_names_the_settings_that_help(
 ) -> None:
     import medcycle.training.loop as loop
 
-    real, calls = loop.training_step, 0
+    calls = 0
 
-    def full(*arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls in (1, 7):
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        if calls == 8:
-            raise RuntimeError("shapes differ")
-        return real(*arguments)
+    class Full(loop.Stepper):
+        def __call__(self, *images: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls in (1, 7):
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            if calls == 8:
+                raise RuntimeError("shapes differ")
+            return super().__call__(*images)
 
-    monkeypatch.setattr(loop, "training_step", full)
-    config, run = make_config(scans, batch_size=2, samples_per_epoch=8), tmp_path / "run"
-    with pytest.raises(TrainingError, match=r"out of memory.*checkpointing=true\. Or begin again with.*\[16, 16\]"):
-        train(config, run, console=QUIET)
-    with pytest.raises(TrainingError) as caught:
-        train(config, run, console=QUIET)
-    for text in ("train.microbatch=1 and train.checkpointing=true; --resume goes", "sample.size", "generator.filters"):
-        assert text in str(caught.value)
-    frugal = make_config(scans, batch_size=2, samples_per_epoch=8, microbatch=1, checkpointing=True)
+    monkeypatch.setattr(loop, "Stepper", Full)
+    config, run = make_config(scans, batch_size=2, samples_per_epoch=8, memory="batched"), tmp_path / "run"
+    for _ in "12":
+        with pytest.raises(TrainingError) as caught:
+            train(config, run, console=QUIET)
+        needs = re.findall(r"about ([0-9]+) MiB", str(caught.value))
+        assert re.search(
+            r"out of memory.* train\.memory=split \(.*or train\.memory=checkpointed \(.*and go on with --resume; or "
+            r"begin again with sample\.size=\[16, 16\] \(.*model\.generator\.filters \(now",
+            str(caught.value),
+        )
+        assert len(needs) == 4
+        assert int(needs[0]) >= max(map(int, needs[1:]))
+    frugal = make_config(scans, batch_size=2, samples_per_epoch=8, microbatch=1, memory="checkpointed")
     with pytest.raises(RuntimeError, match="shapes differ"):
         train(frugal, run, resume=True, console=QUIET)
     assert load_config(run / "config.yaml").train.microbatch == 1  # the folder tells the settings of now
@@ -282,13 +289,13 @@ def test_a_refused_resume_leaves_config_yaml(scans: Path, tmp_path: Path) -> Non
 def test_a_run_killed_before_its_first_checkpoint_goes_on_from_the_start(
     scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import medcycle.training.loop as loop
+    import medcycle.training.graph as graph
 
     def power_cut(*_: Any) -> Any:
         raise RuntimeError("power cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "training_step", power_cut)
+        patch.setattr(graph, "training_step", power_cut)
         with pytest.raises(RuntimeError, match="power cut"):
             train(make_config(scans), tmp_path / "run", console=QUIET)
     resumed = train(make_config(scans), tmp_path / "run", resume=True, console=QUIET)
@@ -606,9 +613,9 @@ def test_the_digest_of_the_data_names_every_scan(tmp_path: Path) -> None:
 def test_weights_that_are_not_finite_are_never_saved(
     scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import medcycle.training.loop as loop
+    import medcycle.training.graph as graph
 
-    real_step = loop.training_step
+    real_step = graph.training_step
 
     def poisoned(gan: Any, *arguments: Any) -> Any:
         values = real_step(gan, *arguments)
@@ -616,7 +623,7 @@ def test_weights_that_are_not_finite_are_never_saved(
             gan.generator_parameters[0].data.fill_(float("inf"))
         return values
 
-    monkeypatch.setattr(loop, "training_step", poisoned)
+    monkeypatch.setattr(graph, "training_step", poisoned)
     with pytest.raises(TrainingError, match="Step 8: not finite: weights"):
         train(make_config(scans), tmp_path / "run", console=QUIET)
     assert [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")] == ["step-00000004.pt"]

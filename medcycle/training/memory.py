@@ -1,0 +1,214 @@
+"""How a step is computed so that it fits the memory: measured on tensors without content, before training starts.
+
+PyTorch's fake tensors run the very step of training, allocating nothing, while every tensor that would be alive is
+counted; what the libraries need besides is covered by a margin.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from medcycle.config import Config
+from medcycle.training.step import CycleGAN, LossSettings, generator_losses
+
+MARGIN = 1.25  # workspaces of convolutions, fragmentation
+SHARE = 0.9  # of the free memory that a run may plan with
+_MOST = 1000  # bytes a voxel and filter of a sample; more than any step of ours needs (measured: 90 to 740)
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How a step is computed.
+
+    Attributes:
+        name: "batched" (all samples of a step at once), "split" (one at a time), or "checkpointed" (and inner values
+            computed again in the backward pass).
+        microbatch: samples at once; None: all.
+        checkpointing: whether the generators compute inner values again.
+        needed: bytes that the step takes beside the networks, at its peak, margin included; None: not measured, as it
+            is far below `free`.
+        free: bytes there are; None: not asked for.
+    """
+
+    name: str
+    microbatch: int | None
+    checkpointing: bool
+    needed: int | None = None
+    free: int | None = None
+
+    def sentence(self) -> str:
+        """What was chosen, and why, for the user."""
+        what = {"batched": "the whole batch at once", "split": "one sample at a time"}.get(
+            self.name, "one sample at a time, inner values computed twice"
+        )
+        if self.free is None:
+            return f"Memory: {self.name} ({what}), as set"
+        need = "far below" if self.needed is None else f"about {_size(self.needed)} of"
+        beyond = self.needed is not None and self.needed > self.free * SHARE
+        warning = "; this may run out: take a smaller sample.size or fewer model.generator.filters" if beyond else ""
+        return f"Memory: {self.name} ({what}), {need} the {_size(self.free)} that are free{warning}"
+
+
+def plans(config: Config, device: torch.device, *, independent: bool) -> list[MemoryPlan]:
+    """What `train.memory` allows, the fastest first. Samples that influence one another (batch norm) stay together."""
+    fixed = config.train.microbatch
+    one = fixed or (1 if independent else None)
+    found = {
+        "batched": MemoryPlan("batched", fixed, False),
+        "split": MemoryPlan("split", one, False),
+        "checkpointed": MemoryPlan("checkpointed", one, True),
+    }
+    if config.train.memory != "auto":
+        return [found[config.train.memory]]
+    # On a CPU one sample at a time is no slower, and gives the same to rounding however many processes share a batch.
+    if (device.type == "cpu" and independent) or config.train.batch_size == 1:
+        del found["batched"]
+    if not independent:
+        del found["split"]
+    return list(found.values())
+
+
+def choose(config: Config, gan: CycleGAN, make: Callable[[], CycleGAN], channels: tuple[int, int]) -> MemoryPlan:
+    """The fastest plan that fits the memory that is free beside the networks; the most frugal one if none does.
+
+    Args:
+        config: whose `train.memory` may fix the plan.
+        gan: the state, on its device.
+        make: builds another one like it, on whatever device is PyTorch's default.
+        channels: of the two domains.
+    """
+    allowed = plans(config, gan.device, independent=gan.batch_independent)
+    if len(allowed) == 1:
+        return allowed[0]
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    free = free_memory(gan.device) // (world if gan.device.type == "cpu" else 1)
+    batch = config.train.batch_size // world
+    filters = max(config.model.generator.filters, config.model.discriminator.filters)
+    if _MOST * math.prod(config.sample.size) * filters * batch < free * SHARE:
+        return replace(allowed[0], free=free)
+    for plan in allowed:
+        needed = step_bytes(make, plan.checkpointing, (plan.microbatch or batch, channels, config.sample.size))
+        if needed is None:  # a network of the user's own that cannot run without content
+            return allowed[0]
+        if needed <= free * SHARE:
+            break
+    return replace(plan, needed=needed, free=free)
+
+
+def settings_that_fit(
+    config: Config, plan: MemoryPlan, gan: CycleGAN, make: Callable[[], CycleGAN], channels: tuple[int, int]
+) -> str:
+    """After a plan has run out of memory: what to set instead, with what each setting would take."""
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    batch = config.train.batch_size // world
+    size = tuple(config.sample.size)
+
+    def told(setting: str, checkpointing: bool, samples: int, size: tuple[int, ...] = size) -> str:
+        needed = step_bytes(make, checkpointing, (samples, channels, size))
+        return setting if needed is None else f"{setting} (takes about {_size(needed)})"
+
+    found = []
+    if (plan.microbatch or batch) > 1 and gan.batch_independent and not config.train.microbatch:
+        found.append(told("train.memory=split", False, 1))
+    if not plan.checkpointing:
+        found.append(told("train.memory=checkpointed", True, 1 if gan.batch_independent else batch))
+    smaller = tuple(max(16, n // 2 // 4 * 4) for n in size)
+    text = told(f"sample.size=[{', '.join(map(str, smaller))}]", plan.checkpointing, plan.microbatch or batch, smaller)
+    now = step_bytes(make, plan.checkpointing, (plan.microbatch or batch, channels, size))
+    asked = "" if now is None else f" A step took about {_size(now)}."
+    again = f"{text} or fewer model.generator.filters (now {config.model.generator.filters})"
+    free = f"Set {' or '.join(found)} and go on with --resume; or begin" if found else "Begin"
+    return f"{asked} {free} again with {again}."
+
+
+def step_bytes(
+    make: Callable[[], CycleGAN], checkpointing: bool, samples: tuple[int, tuple[int, int], tuple[int, ...]]
+) -> int | None:
+    """Bytes a step takes at its peak beside the networks, gradients and Adam's two moments included, with the margin.
+
+    Args:
+        make: builds the state.
+        checkpointing: of its generators.
+        samples: how many at once, the channels of both domains, and the size.
+
+    Returns:
+        None if the networks cannot be run on tensors without content.
+    """
+    count, channels, size = samples
+    counter = _Live()
+    try:
+        with FakeTensorMode():
+            gan = make()
+            set_checkpointing(gan, checkpointing)
+            # On the CPU's fake tensors all is the same size as on a GPU's.
+            images = [torch.empty((count, c, *size)) for c in channels]
+            with counter:
+                for a_to_b in (True, False):
+                    losses, total, fake = generator_losses(gan, images[0], images[1], LossSettings(), a_to_b=a_to_b)
+                    total.backward()
+                    del losses, total
+    except Exception:  # whatever a network does that needs the numbers themselves
+        return None
+    trained = sum(p.nbytes for p in [*gan.generator_parameters, *gan.discriminator_parameters])
+    kept = 4 * math.prod(size) * sum(channels) * (gan.pool_a.size + 1) if gan.pool_a.size else 0
+    return int(MARGIN * (counter.peak + 2 * trained) + kept)
+
+
+def set_checkpointing(gan: CycleGAN, flag: bool) -> None:
+    """Let the generators compute inner values again in the backward pass, or not; those of the user's own: no change."""
+    networks: tuple[Any, Any] = gan.a_to_b, gan.b_to_a
+    for network in networks:
+        if hasattr(network, "checkpointing"):
+            network.checkpointing = flag
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes free on the GPU, or available in the machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+class _Live(TorchDispatchMode):
+    """Counts the bytes of all tensors that were made inside and are still alive, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self._seen: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tree_map_only(Tensor, self._count, result)
+        return result
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._seen:
+            return
+
+        def gone(_: object) -> None:
+            self.now -= size
+            del self._seen[key]
+
+        self._seen[key] = weakref.ref(storage, gone)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
