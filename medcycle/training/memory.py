@@ -155,9 +155,9 @@ def step_bytes(
             images = [torch.empty((count, c, *size)) for c in channels]
             with counter:
                 for a_to_b in (True, False):
-                    losses, total, fake = generator_losses(gan, images[0], images[1], LossSettings(), a_to_b=a_to_b)
+                    _, total, _ = generator_losses(gan, images[0], images[1], LossSettings(), a_to_b=a_to_b)
                     total.backward()
-                    del losses, total
+                    del total, _
     except Exception:  # whatever a network does that needs the numbers themselves
         return None
     trained = sum(p.nbytes for p in [*gan.generator_parameters, *gan.discriminator_parameters])
@@ -166,7 +166,7 @@ def step_bytes(
 
 
 def set_checkpointing(gan: CycleGAN, flag: bool) -> None:
-    """Let the generators compute inner values again in the backward pass, or not; those of the user's own: no change."""
+    """Let the generators compute inner values again in the backward pass, or not; the user's own stay as they are."""
     networks: tuple[Any, Any] = gan.a_to_b, gan.b_to_a
     for network in networks:
         if hasattr(network, "checkpointing"):
