@@ -10,11 +10,8 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib.util
-import json
 import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,12 +22,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is import
 
 import torch
 
-import medcycle
+from benchmarks.machine import ROOT, keep
 from medcycle.networks import build_discriminator, build_generator
 from medcycle.networks.layers import initialize
-from medcycle.training.step import CycleGAN, LossSettings, training_step
+from medcycle.training.graph import Stepper
+from medcycle.training.step import CycleGAN, LossSettings
 
-ROOT = Path(__file__).resolve().parent.parent
 CASES: dict[str, dict[str, Any]] = {
     "256x256, 3 channels, 9 blocks, 64 filters": {"size": (256, 256), "channels": 3, "blocks": 9, "filters": 64},
     "128x128, 1 channel, 6 blocks, 64 filters": {"size": (128, 128), "channels": 1, "blocks": 6, "filters": 64},
@@ -68,10 +65,10 @@ def our_step(case: dict[str, Any], device: str, images: list[torch.Tensor], prec
         torch.manual_seed(number)
         initialize(net)
     gan = CycleGAN(*(net.to(device) for net in nets), precision=precision)
-    microbatch = 1 if device == "cpu" else None
+    stepper = Stepper(gan, LossSettings(), 1 if device == "cpu" else None, tell=print)
 
     def step() -> dict[str, float]:
-        return {name: float(value) for name, value in training_step(gan, *images, LossSettings(), microbatch).items()}
+        return {name: float(value) for name, value in stepper(*images).items()}
 
     return step
 
@@ -106,30 +103,6 @@ def measure(name: str, case: dict[str, Any], device: str, rounds: int, precision
     }
 
 
-def machine(device: str) -> dict[str, Any]:
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.machine(),
-    )
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return {
-        "processor": model,
-        "device": torch.cuda.get_device_name(device) if device != "cpu" else "cpu",
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"],
-        "torch": torch.__version__,
-        "medcycle": medcycle.__version__,
-        "commit": commit.stdout.strip(),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
@@ -147,8 +120,7 @@ def main() -> None:
         rows.append(row)
         cells = "".join(f"{row['seconds'][p]:8.3f}s{row['times the plain step'][p]:7.2f}" for p in precisions)
         print(f"{name:<44}{row['seconds']['plain']:8.3f}s{cells}", flush=True)
-    if options.out:
-        options.out.write_text(json.dumps({"machine": machine(options.device), "steps": rows}, indent=2) + "\n")
+    keep(options.out, "steps", rows, options.device)
 
 
 if __name__ == "__main__":

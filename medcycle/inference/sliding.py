@@ -209,12 +209,24 @@ def _run(
     precision = resolve_precision(precision, device)
     training = network.training
     network.to(device).eval()
-    done = 0
+    sent = done = 0
+    waiting: tuple[Sequence[Key], torch.Tensor] | None = None  # what a GPU still computes while the next is loaded
+
+    def finish(batch: Sequence[Key], outputs: torch.Tensor) -> None:
+        nonlocal done
+        for key, output in zip(batch, _checked(outputs, precision), strict=True):
+            store(key, output)
+        done += len(batch)
+        progress(done, len(keys))
+
     try:
-        while done < len(keys):
-            batch = keys[done : done + batch_size]
+        while sent < len(keys):
+            batch = keys[sent : sent + batch_size]
             inputs = np.stack([load(key) for key in batch])
             outputs = _forward(network, inputs, device, precision)
+            if waiting is not None:
+                finish(*waiting)
+                waiting = None
             if outputs is None:
                 if len(batch) == 1:
                     raise ModelError(
@@ -225,19 +237,21 @@ def _run(
                 if device.type == "cuda":
                     torch.cuda.empty_cache()
                 continue
-            for key, output in zip(batch, outputs, strict=True):
-                store(key, output)
-            done += len(batch)
-            progress(done, len(keys))
+            waiting = batch, outputs
+            sent += len(batch)
+        if waiting is not None:
+            finish(*waiting)
     finally:
         network.train(training)
 
 
-def _forward(network: nn.Module, inputs: Array, device: torch.device, precision: str) -> Array | None:
-    """One batch through the network, checked, float32 in [-1, 1]; None if the device's memory ran out."""
+def _forward(network: nn.Module, inputs: Array, device: torch.device, precision: str) -> torch.Tensor | None:
+    """One batch sent through the network, not waited for; None if the device's memory ran out."""
     try:
+        images = torch.from_numpy(inputs)
+        images = images.pin_memory() if device.type == "cuda" else images
         with torch.inference_mode(), autocast(device, precision):
-            outputs = network(torch.from_numpy(inputs).to(device))
+            outputs = network(images.to(device, non_blocking=True))
     except RuntimeError as error:
         if is_out_of_memory(error):
             return None
@@ -250,7 +264,12 @@ def _forward(network: nn.Module, inputs: Array, device: torch.device, precision:
             f"the network made {found} of a batch of shape {inputs.shape}; expected {expected}. A network with "
             "another number of output channels must have the attribute out_channels."
         )
-    if not torch.isfinite(outputs).all():
+    return outputs
+
+
+def _checked(outputs: torch.Tensor, precision: str) -> Array:
+    """The network's output on the CPU, float32 in [-1, 1]; waits for it."""
+    result: Array = outputs.float().clamp(-1, 1).cpu().numpy()  # not-a-number stays what it is
+    if not np.isfinite(result).all() or not bool(torch.isfinite(outputs).all()):
         raise ModelError(f"the network's output is not finite (precision {precision}); its weights are damaged")
-    result: Array = outputs.float().clamp(-1, 1).cpu().numpy()
     return result
