@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from medcycle.errors import ConfigError, MedcycleError, ScanError
 from medcycle.inference.frames import translate_recording
@@ -16,11 +18,19 @@ from medcycle.inference.translator import Translator
 from medcycle.inference.video import translate_video
 from medcycle.io import find_scans, open_recording, scan_name, write_recording
 from medcycle.io.find import PICTURES, VIDEOS, suffix_of
+from medcycle.io.recording import Recording
 from medcycle.io.video import is_video
+from medcycle.volume import Volume
 
 VIDEO_FORMATS = ("mp4", "mkv", "mov", "avi")
 FRAME_FORMATS = ("png", "tif")
 FORMATS = ("nii.gz", "nii", "mha", "nrrd", *FRAME_FORMATS, *VIDEO_FORMATS, "dicom")
+
+Pair = tuple[Path, str]
+"""A scan and where its translation goes."""
+Opened = Volume | Recording | None
+"""A scan as read; None: a video, which is read picture by picture."""
+Result = TypeVar("Result")
 
 _NO_VIDEO = "it is no video. To make one video of a folder of pictures, name it: out.mp4"
 
@@ -85,25 +95,22 @@ def translate_paths(
             "--deidentify with --deterministic-uids: UIDs made from the originals' tell whoever has those what belongs "
             "to them. Ask for one of the two."
         )
-    options = {
-        "series": series,
-        "resample_gaps": resample_gaps,
-        "deidentify": deidentify,
-        "deterministic_uids": deterministic_uids,
-    }
     pairs = plan_outputs(inputs, output, format)
     _refuse_clashes(pairs, overwrite)
+    read = functools.partial(_read, translator, {"series": series, "resample_gaps": resample_gaps})
+    make = functools.partial(_make, translator, format, rate, steps)
+    write = functools.partial(_write, translator, {"deidentify": deidentify, "deterministic_uids": deterministic_uids})
     written: list[Path] = []
-    failures: list[str] = []
-    for index, (scan, destination) in enumerate(pairs):
-        try:
-            written.append(_translate(translator, scan, destination, format, rate, steps, options))
-        except MedcycleError as error:
-            if len(pairs) == 1:
-                raise
-            failures.append(str(error))
+    failures: list[MedcycleError] = []
+    for index, outcome in enumerate(_in_turn(pairs, read, make, write)):
+        if isinstance(outcome, Path):
+            written.append(outcome)
+        elif len(pairs) == 1:
+            raise outcome
+        else:
+            failures.append(outcome)
         if progress is not None:
-            progress(index + 1, len(pairs), scan_name(scan))
+            progress(index + 1, len(pairs), scan_name(pairs[index][0]))
     if failures:
         listing = "\n".join(f"  - {failure}" for failure in failures)
         raise ScanError(
@@ -193,25 +200,69 @@ def _holds_something(path: Path) -> bool:
     return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
-def _translate(
+def _in_turn(
+    pairs: Sequence[Pair],
+    read: Callable[[Pair], Opened],
+    make: Callable[[Pair, Opened], Volume | Path],
+    write: Callable[[Pair, Volume, Opened], Path],
+) -> Iterator[Path | MedcycleError]:
+    """What was written for each pair, or why not; files are read and written in a thread while the network works."""
+    with ThreadPoolExecutor(1, thread_name_prefix="medcycle-files") as files:
+        try:
+            ahead = files.submit(_attempt, read, pairs[0])
+            before: Future[Path | MedcycleError] | Path | MedcycleError | None = None
+            for index, pair in enumerate(pairs):
+                opened = ahead.result()
+                if index + 1 < len(pairs):
+                    ahead = files.submit(_attempt, read, pairs[index + 1])
+                made = opened if isinstance(opened, MedcycleError) else _attempt(make, pair, opened)
+                if before is not None:
+                    yield before.result() if isinstance(before, Future) else before
+                before = files.submit(_attempt, write, pair, made, opened) if isinstance(made, Volume) else made
+                del opened, made  # no more than three scans are held: read, translated, written
+            if before is not None:
+                yield before.result() if isinstance(before, Future) else before
+        finally:
+            files.shutdown(wait=True, cancel_futures=True)
+
+
+def _attempt(work: Callable[..., Result], pair: Pair, *more: Any) -> Result | MedcycleError:
+    """What `work` makes of a pair, or the error that tells why it cannot."""
+    try:
+        return work(pair, *more)
+    except MedcycleError as error:
+        return error
+    except MemoryError:
+        return ScanError(
+            f"{pair[0]}: too large for this machine's memory. Crop it, or prepare it with coarser spacing."
+        )
+
+
+def _read(translator: Translator, options: dict[str, Any], pair: Pair) -> Opened:
+    if is_video(pair[0]) or is_video(pair[1]):
+        return None
+    recording = open_recording(pair[0], unit=unit_of(translator.model.source.preparation.modality))
+    return translator.read(pair[0], **options) if recording is None else recording
+
+
+def _make(
     translator: Translator,
-    scan: Path,
-    destination: str,
     file_format: str | None,
     rate: float | None,
     steps: Progress | None,
-    options: dict[str, Any],
-) -> Path:
-    try:
-        if is_video(scan) or is_video(destination):
-            pictures = file_format if file_format in FRAME_FORMATS else FRAME_FORMATS[0]
-            return translate_video(translator, scan, destination, rate=rate, pictures=pictures, progress=steps)
-        recording = open_recording(scan, unit=unit_of(translator.model.source.preparation.modality))
-        if recording is not None:
-            frames = translate_recording(translator, recording.frames, recording.count, steps)
-            return write_recording(frames, destination, recording)
-        return translator.file(scan, destination, progress=steps, **options)
-    except MemoryError as error:
-        raise ScanError(
-            f"{scan}: too large for this machine's memory. Crop it, or prepare it with coarser spacing."
-        ) from error
+    pair: Pair,
+    opened: Opened,
+) -> Volume | Path:
+    """The translated volume; the path of what was written at once, frame by frame."""
+    scan, destination = pair
+    if opened is None:
+        pictures = file_format if file_format in FRAME_FORMATS else FRAME_FORMATS[0]
+        return translate_video(translator, scan, destination, rate=rate, pictures=pictures, progress=steps)
+    if isinstance(opened, Recording):
+        frames = translate_recording(translator, opened.frames, opened.count, steps)
+        return write_recording(frames, destination, opened)
+    return translator.translate(opened, steps)
+
+
+def _write(translator: Translator, options: dict[str, Any], pair: Pair, result: Volume, source: Volume) -> Path:
+    return translator.write(result, source, pair[1], **options)

@@ -262,15 +262,31 @@ class Translator:
             ScanError: if the scan cannot be read, prepared or written.
             ModelError: if it does not fit the model.
         """
-        unit = unit_of(self.model.source.preparation.modality)
-        volume = read_volume(source, unit=unit, series=series, resample_gaps=resample_gaps)
+        volume = self.read(source, series=series, resample_gaps=resample_gaps)
         result = self.translate(volume, progress)
+        return self.write(result, volume, destination, deidentify=deidentify, deterministic_uids=deterministic_uids)
+
+    def read(self, source: str | Path, *, series: str | None = None, resample_gaps: bool = False) -> Volume:
+        """A scan in the unit of the model's source domain; the first third of :meth:`file`."""
+        unit = unit_of(self.model.source.preparation.modality)
+        return read_volume(source, unit=unit, series=series, resample_gaps=resample_gaps)
+
+    def write(
+        self,
+        result: Volume,
+        source: Volume,
+        destination: str | Path,
+        *,
+        deidentify: bool = False,
+        deterministic_uids: bool = False,
+    ) -> Path:
+        """Write what was made of a scan; the last third of :meth:`file`."""
         if not asks_for_series(destination):
             return write_volume(result, destination)
         return write_dicom_series(
             result,
             destination,
-            like=volume,
+            like=source,
             description=self.description,
             model=self.record,
             window=self.model.target.preparation.window,

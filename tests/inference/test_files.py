@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,9 +156,42 @@ def test_memory_that_ends_is_an_error_of_that_scan(
     def huge(*args: Any, **settings: Any) -> Path:
         raise MemoryError
 
-    monkeypatch.setattr(made, "file", huge)
-    with pytest.raises(ScanError, match=r"head1\.nii\.gz: too large"):
-        translate_paths(made, cohort / "head1.nii.gz", tmp_path / "out.nii.gz")
+    for stage in ("read", "translate", "write"):
+        with monkeypatch.context() as patch:
+            patch.setattr(made, stage, huge)
+            with pytest.raises(ScanError, match=r"head1\.nii\.gz: too large"):
+                translate_paths(made, cohort / "head1.nii.gz", tmp_path / "out.nii.gz")
+
+
+def test_files_are_read_and_written_while_the_network_works(
+    translator: Make, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second scan has been read before the first is done; the first is written while the second is worked on."""
+    made, read_two, wrote_one = translator(), threading.Event(), threading.Event()
+    real_read, real_translate, real_write = made.read, made.translate, made.write
+    worked: list[bool] = []
+
+    def read(path: Path, **options: Any) -> Volume:
+        volume = real_read(path, **options)
+        if "head2" in str(path):
+            read_two.set()
+        return volume
+
+    def translate(volume: Volume, *more: Any) -> Volume:
+        if len(worked) < 2:
+            worked.append((read_two, wrote_one)[len(worked)].wait(20))
+        return real_translate(volume, *more)
+
+    def write(*arguments: Any, **options: Any) -> Path:
+        path = real_write(*arguments, **options)
+        wrote_one.set()
+        return path
+
+    for name, replaced in (("read", read), ("translate", translate), ("write", write)):
+        monkeypatch.setattr(made, name, replaced)
+    written = translate_paths(made, cohort, tmp_path / "out")
+    assert worked == [True, True]
+    assert [path.name for path in written] == ["head1.nii.gz", "head2.mha", "head3"]
 
 
 @pytest.mark.parametrize(
