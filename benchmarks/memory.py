@@ -1,7 +1,7 @@
 """What a step takes of memory, counted before training and measured: python -m benchmarks.memory [--out JSON]
 
-Each case is run in a process of its own on the CPU, one step; the count is that of medcycle.training.memory, without its
-margin; the measured figure is the growth of the process's resident memory at its peak.
+Each case is run in a process of its own on the CPU, one step; the count is that of medcycle.training.memory, without
+its margin; the measured figure is the growth of the process's resident memory at its peak.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from benchmarks.machine import ROOT, keep
 from medcycle.networks import build_discriminator, build_generator
 from medcycle.networks.layers import initialize
 from medcycle.training.graph import Stepper
+from medcycle.training.runtime import SideBySide
 from medcycle.training.step import CycleGAN, LossSettings
 
 CASES: dict[str, dict[str, Any]] = {
@@ -65,6 +66,8 @@ def our_step(case: dict[str, Any], device: str, images: list[torch.Tensor], prec
         torch.manual_seed(number)
         initialize(net)
     gan = CycleGAN(*(net.to(device) for net in nets), precision=precision)
+    if device == "cpu" and torch.get_num_threads() > 1:
+        gan.both = SideBySide(torch.get_num_threads() // 2)
     stepper = Stepper(gan, LossSettings(), 1 if device == "cpu" else None, tell=print)
 
     def step() -> dict[str, float]:

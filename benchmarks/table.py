@@ -18,7 +18,7 @@ def table() -> str:
         found = _read(path)
         where = found["machine"]
         lines += [
-            f"One training step on {_place(where)}, against the original's written plainly (float32), in turn in one run:",
+            f"One training step on {_place(where)}, against the original's, written plainly in float32, in turn:",
             "",
             "| images | plain | medcycle, fp32 | medcycle, bf16 |",
             "|---|---|---|---|",
@@ -38,8 +38,8 @@ def _others(machine: str) -> list[str]:
         row = found["translation"]
         share = row["share of the bare generator's throughput"]
         said.append(
-            f"Translating {row['volume']} ({row['generator']}), file to file: {row['planes a second']['whole']} planes a "
-            f"second, {share:.0%} of what the bare generator does."
+            f"Translating {row['volume']} ({row['generator']}), file to file: {row['planes a second']['whole']} planes "
+            f"a second, {share:.0%} of what the bare generator does."
         )
     if (found := _kept("data", machine)) is not None:
         rows = found["data"]["cohorts"]

@@ -260,13 +260,14 @@ class Train(Section):
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads of each process. 0: one where a sample is too little work to share (then several processes through
-    torchrun use the cores better), else all, or OMP_NUM_THREADS. A resumed run is exact with the same number."""
+    """CPU threads of each process. 0: all, or OMP_NUM_THREADS; of small samples, too little work to share, two at most
+    (the two directions side by side; more cores are used by more processes, through torchrun). A resumed run is exact
+    with the same number."""
     memory: Literal["auto", "batched", "split", "checkpointed"] = "auto"
-    """How a step is computed: `batched`, all its samples at once; `split`, one at a time; `checkpointed`, and the
-    generators' inner values again in the backward pass (about half the memory, a fifth more time). auto: the first
-    that fits the free memory, measured before training; on a CPU not `batched`, which is no faster there and not the
-    same to rounding however many processes share a batch."""
+    """How a step is computed: `batched`, as much at once as the device does well (a GPU all samples, a CPU both
+    directions side by side); `split`, one sample and one direction at a time; `checkpointed`, and the generators' inner
+    values again in the backward pass (less memory yet, a fifth more time). auto: the first that fits the free memory,
+    measured before training."""
     cuda_graph: bool = True
     """GPU: record the step once and replay it, where that is possible; a line tells."""
     seed: Annotated[int, Field(ge=0)] = 0

@@ -125,7 +125,32 @@ class ReflectionPad(nn.Module):
         """(batch, channel, *space) to the same type, each space axis longer by 2 * width."""
         # Autocast would turn it into float32 and back, though it only copies.
         with torch.autocast(x.device.type, enabled=False):
+            if x.device.type == "cpu" and torch.is_grad_enabled() and x.requires_grad:
+                padded: Tensor = _Reflect.apply(x, self.widths)  # type: ignore[no-untyped-call]
+                return padded
             return F.pad(x, self.widths, mode="reflect")
+
+
+class _Reflect(torch.autograd.Function):
+    """``F.pad(x, widths, mode="reflect")``; its gradient by slices, which takes a CPU a third of the time."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, widths: tuple[int, ...]) -> Tensor:
+        ctx.width = widths[0]
+        return F.pad(x, widths, mode="reflect")
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        width = ctx.width
+        for axis in range(2, gradient.ndim):
+            length = gradient.shape[axis] - 2 * width
+            inner = gradient.narrow(axis, width, length)
+            inner = inner.clone() if axis == 2 else inner  # later axes are folded in what is ours already
+            inner.narrow(axis, 1, width).add_(gradient.narrow(axis, 0, width).flip(axis))
+            inner.narrow(axis, length - 1 - width, width).add_(gradient.narrow(axis, width + length, width).flip(axis))
+            gradient = inner
+        return gradient.contiguous(), None
 
 
 def reflection_pad(ndim: int, width: int) -> nn.Module:

@@ -30,6 +30,7 @@ from medcycle.training.memory import choose, set_checkpointing, settings_that_fi
 from medcycle.training.progress import Journal, SilentJournal
 from medcycle.training.runtime import (
     Processes,
+    SideBySide,
     computing,
     processes,
     random_state,
@@ -44,6 +45,7 @@ from medcycle.training.setup import (
     check_sample,
     learning_rate,
     loss_settings,
+    side_threads,
     thread_count,
 )
 
@@ -98,6 +100,7 @@ def train(
     run = Path(run)
     device = resolve_device(config.train.device)
     precision = resolve_precision(config.train.precision, device)
+    threads = config.train.threads or torch.get_num_threads()
     # The run's config.yaml is written first, so that a run that is killed while it prepares can be resumed.
     clean = refused_leaves_nothing(run, "config.yaml", "refused.txt")
     with processes(device.type == "cuda") as process, computing(thread_count(config)), clean:
@@ -134,9 +137,11 @@ def train(
         like = functools.partial(make, device=torch.device("cpu"))  # to be measured, without content
         gan = make(device=device)
         random = random_state(device)
-        memory = choose(config, gan, like, channels)
+        memory = choose(config, gan, like, channels, side_threads(config, gan, threads))
         set_random_state(random, device)  # measuring has built other networks
         set_checkpointing(gan, memory.checkpointing)
+        if memory.sides:
+            gan.both = SideBySide(memory.sides)
         share_parameters(gan.networks)
         if saved is not None:
             restore_checkpoint(saved[0], saved[1], gan, process)

@@ -32,8 +32,8 @@ class MemoryPlan:
     """How a step is computed.
 
     Attributes:
-        name: "batched" (all samples of a step at once), "split" (one at a time), or "checkpointed" (and inner values
-            computed again in the backward pass).
+        name: "batched" (on a GPU all samples of a step at once; on a CPU both directions side by side), "split" (one
+            sample and direction at a time), or "checkpointed" (and inner values computed again in the backward pass).
         microbatch: samples at once; None: all.
         checkpointing: whether the generators compute inner values again.
         needed: bytes that the step takes beside the networks, at its peak, margin included; None: not measured, as it
@@ -44,14 +44,17 @@ class MemoryPlan:
     name: str
     microbatch: int | None
     checkpointing: bool
+    sides: int = 0
+    """Threads of each of the two directions side by side; 0: one direction after the other."""
     needed: int | None = None
     free: int | None = None
 
     def sentence(self) -> str:
         """What was chosen, and why, for the user."""
-        what = {"batched": "the whole batch at once", "split": "one sample at a time"}.get(
-            self.name, "one sample at a time, inner values computed twice"
-        )
+        what = {
+            "batched": "both directions side by side" if self.sides else "the whole batch at once",
+            "split": "one direction at a time",
+        }.get(self.name, "one direction at a time, inner values computed twice")
         if self.free is None:
             return f"Memory: {self.name} ({what}), as set"
         need = "far below" if self.needed is None else f"about {_size(self.needed)} of"
@@ -60,26 +63,36 @@ class MemoryPlan:
         return f"Memory: {self.name} ({what}), {need} the {_size(self.free)} that are free{warning}"
 
 
-def plans(config: Config, device: torch.device, *, independent: bool) -> list[MemoryPlan]:
-    """What `train.memory` allows, the fastest first. Samples that influence one another (batch norm) stay together."""
-    fixed = config.train.microbatch
+def plans(config: Config, device: torch.device, *, independent: bool, sides: int = 0) -> list[MemoryPlan]:
+    """What `train.memory` allows, the fastest first. Samples that influence one another (batch norm) stay together.
+
+    On a CPU one sample at a time is no slower than several, and gives the same to rounding however many processes share
+    a batch.
+
+    Args:
+        config: the settings.
+        device: where the step runs.
+        independent: whether the samples of a batch do not influence one another.
+        sides: threads of each direction, if both can run side by side.
+    """
+    fixed, gpu = config.train.microbatch, device.type == "cuda"
     one = fixed or (1 if independent else None)
     found = {
-        "batched": MemoryPlan("batched", fixed, False),
+        "batched": MemoryPlan("batched", fixed if gpu else one, False, sides),
         "split": MemoryPlan("split", one, False),
         "checkpointed": MemoryPlan("checkpointed", one, True),
     }
     if config.train.memory != "auto":
         return [found[config.train.memory]]
-    # On a CPU one sample at a time is no slower, and gives the same to rounding however many processes share a batch.
-    if (device.type == "cpu" and independent) or config.train.batch_size == 1:
-        del found["batched"]
-    if not independent:
-        del found["split"]
+    first, second = found["batched"], found["split"]
+    if (first.sides, first.microbatch or config.train.batch_size) == (0, second.microbatch or config.train.batch_size):
+        del found["batched"]  # the same
     return list(found.values())
 
 
-def choose(config: Config, gan: CycleGAN, make: Callable[[], CycleGAN], channels: tuple[int, int]) -> MemoryPlan:
+def choose(
+    config: Config, gan: CycleGAN, make: Callable[[], CycleGAN], channels: tuple[int, int], sides: int = 0
+) -> MemoryPlan:
     """The fastest plan that fits the memory that is free beside the networks; the most frugal one if none does.
 
     Args:
@@ -87,8 +100,9 @@ def choose(config: Config, gan: CycleGAN, make: Callable[[], CycleGAN], channels
         gan: the state, on its device.
         make: builds another one like it, on whatever device is PyTorch's default.
         channels: of the two domains.
+        sides: threads of each direction, if both can run side by side.
     """
-    allowed = plans(config, gan.device, independent=gan.batch_independent)
+    allowed = plans(config, gan.device, independent=gan.batch_independent, sides=sides)
     if len(allowed) == 1:
         return allowed[0]
     world = dist.get_world_size() if dist.is_initialized() else 1
@@ -98,7 +112,9 @@ def choose(config: Config, gan: CycleGAN, make: Callable[[], CycleGAN], channels
     if _MOST * math.prod(config.sample.size) * filters * batch < free * SHARE:
         return replace(allowed[0], free=free)
     for plan in allowed:
-        needed = step_bytes(make, plan.checkpointing, (plan.microbatch or batch, channels, config.sample.size))
+        needed = step_bytes(
+            make, plan.checkpointing, (plan.microbatch or batch, channels, config.sample.size), plan.sides > 0
+        )
         if needed is None:  # a network of the user's own that cannot run without content
             return allowed[0]
         if needed <= free * SHARE:
@@ -119,13 +135,13 @@ def settings_that_fit(
         return setting if needed is None else f"{setting} (takes about {_size(needed)})"
 
     found = []
-    if (plan.microbatch or batch) > 1 and gan.batch_independent and not config.train.microbatch:
+    if plan.name == "batched" and gan.batch_independent and not config.train.microbatch:
         found.append(told("train.memory=split", False, 1))
     if not plan.checkpointing:
         found.append(told("train.memory=checkpointed", True, 1 if gan.batch_independent else batch))
     smaller = tuple(max(16, n // 2 // 4 * 4) for n in size)
     text = told(f"sample.size=[{', '.join(map(str, smaller))}]", plan.checkpointing, plan.microbatch or batch, smaller)
-    now = step_bytes(make, plan.checkpointing, (plan.microbatch or batch, channels, size))
+    now = step_bytes(make, plan.checkpointing, (plan.microbatch or batch, channels, size), plan.sides > 0)
     asked = "" if now is None else f" A step took about {_size(now)}."
     again = f"{text} or fewer model.generator.filters (now {config.model.generator.filters})"
     free = f"Set {' or '.join(found)} and go on with --resume; or begin" if found else "Begin"
@@ -133,7 +149,10 @@ def settings_that_fit(
 
 
 def step_bytes(
-    make: Callable[[], CycleGAN], checkpointing: bool, samples: tuple[int, tuple[int, int], tuple[int, ...]]
+    make: Callable[[], CycleGAN],
+    checkpointing: bool,
+    samples: tuple[int, tuple[int, int], tuple[int, ...]],
+    side_by_side: bool = False,
 ) -> int | None:
     """Bytes a step takes at its peak beside the networks, gradients and Adam's two moments included, with the margin.
 
@@ -141,6 +160,7 @@ def step_bytes(
         make: builds the state.
         checkpointing: of its generators.
         samples: how many at once, the channels of both domains, and the size.
+        side_by_side: both directions at the same time.
 
     Returns:
         None if the networks cannot be run on tensors without content.
@@ -162,7 +182,7 @@ def step_bytes(
         return None
     trained = sum(p.nbytes for p in [*gan.generator_parameters, *gan.discriminator_parameters])
     kept = 4 * math.prod(size) * sum(channels) * (gan.pool_a.size + 1) if gan.pool_a.size else 0
-    return int(MARGIN * (counter.peak + 2 * trained) + kept)
+    return int(MARGIN * (counter.peak * (2 if side_by_side else 1) + 2 * trained) + kept)
 
 
 def set_checkpointing(gan: CycleGAN, flag: bool) -> None:

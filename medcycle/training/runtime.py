@@ -9,17 +9,20 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from medcycle.errors import TrainingError
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,32 @@ def computing(threads: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(before)
         torch.backends.cudnn.benchmark = search
+
+
+class SideBySide:
+    """Two pieces of work at once on a CPU, each in a thread of its own with its share of the cores.
+
+    Two convolutions in one thread each take less time than one after the other in two threads each: nothing waits for
+    the other half of every operation.
+
+    Args:
+        threads: that each of the two computes in.
+    """
+
+    def __init__(self, threads: int) -> None:
+        # How many threads an operation takes belongs to the thread that calls it.
+        self._pool = ThreadPoolExecutor(2, "medcycle-side", initializer=torch.set_num_threads, initargs=(threads,))
+
+    def __call__(self, first: Callable[[], Result], second: Callable[[], Result]) -> tuple[Result, Result]:
+        """What both return; the error of the first that fails, after both have ended."""
+        waiting = self._pool.submit(first), self._pool.submit(second)
+        wait(waiting)
+        return waiting[0].result(), waiting[1].result()
+
+
+def in_turn(first: Callable[[], Result], second: Callable[[], Result]) -> tuple[Result, Result]:
+    """What both return, one after the other."""
+    return first(), second()
 
 
 def average_gradients(parameters: list[nn.Parameter]) -> None:

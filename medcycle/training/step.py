@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd as _Dropout
 
 from medcycle.device import autocast
 from medcycle.training.losses import Adversarial, discriminator_loss, generator_loss, gradient_penalty, l1
 from medcycle.training.pool import ImagePool
-from medcycle.training.runtime import average_gradients
+from medcycle.training.runtime import average_gradients, in_turn
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class CycleGAN:
         self.generator_scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
         self.discriminator_scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
         self.pool_a, self.pool_b = ImagePool(pool, 2 * seed), ImagePool(pool, 2 * seed + 1)
+        self.both: Callable[..., Any] = in_turn
+        """How both directions, and both discriminators, are computed: in turn, or by a SideBySide."""
         self.ema = ema
         self.average_a_to_b = copy.deepcopy(a_to_b).requires_grad_(False) if ema else a_to_b
         self.average_b_to_a = copy.deepcopy(b_to_a).requires_grad_(False) if ema else b_to_a
@@ -91,6 +94,12 @@ class CycleGAN:
     def optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
         """The generators' and the discriminators'."""
         return self.generator_optimizer, self.discriminator_optimizer
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the networks draw nothing at random, which two threads would do in any order."""
+        layers = [layer for network in self.networks.values() for layer in network.modules()]
+        return self.batch_independent and not any(isinstance(layer, _Dropout) and layer.p for layer in layers)
 
     def set_learning_rate(self, rate: float) -> None:
         """For both optimizers; in place where it lies on the device (a CUDA graph reads it there)."""
@@ -188,16 +197,20 @@ def step_on_device(
     fakes: list[tuple[Tensor, Tensor]] = []
 
     # --- Generators: their images shall be taken for real, come back through the cycle, and leave B in B alone.
-    # One direction at a time: what the first needs for its gradients is gone when the second is computed.
+    # One direction at a time, unless both run side by side: what the first needs for its gradients is gone by then.
     def generator_backward(part: int) -> None:
         (part_a, part_b), share = parts[part], shares[part]
-        both = []
-        for a_to_b in (True, False):
+
+        def direction(a_to_b: bool) -> tuple[dict[str, Tensor], Tensor]:
             losses, total, fake = generator_losses(gan, part_a, part_b, loss, a_to_b=a_to_b)
             backward(total * share, gan.generator_scaler)
-            add_up(means, losses | {"generator": total}, share)
-            both.append(fake.detach())
-        fakes.append((both[1], both[0]))
+            return losses | {"generator": total}, fake.detach()
+
+        # Each parameter gets two gradients, and the sum of two is the same in either order.
+        (of_a, fake_b), (of_b, fake_a) = gan.both(lambda: direction(True), lambda: direction(False))
+        for losses in (of_a, of_b):
+            add_up(means, losses, share)
+        fakes.append((fake_a, fake_b))
 
     set_trainable(gan.discriminator_parameters, False)
     gan.generator_optimizer.zero_grad(set_to_none=True)
@@ -208,9 +221,14 @@ def step_on_device(
     def discriminator_backward(part: int) -> None:
         (part_a, part_b), (fake_a, fake_b) = parts[part], fakes[part]
         a, b = (part_a, gan.pool_a.exchange(fake_a)), (part_b, gan.pool_b.exchange(fake_b))
-        losses, total = discriminator_losses(gan, a, b, loss)
-        backward(total * shares[part], gan.discriminator_scaler)
-        add_up(means, losses, shares[part])
+
+        def domain(name: str, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+            losses, total = discriminator_losses(gan, name, real, fake, loss)
+            backward(total * shares[part], gan.discriminator_scaler)
+            return losses
+
+        for losses in gan.both(lambda: domain("a", *a), lambda: domain("b", *b)):
+            add_up(means, losses, shares[part])
 
     set_trainable(gan.discriminator_parameters, True)
     gan.discriminator_optimizer.zero_grad(set_to_none=True)
@@ -248,19 +266,17 @@ def generator_losses(
 
 
 def discriminator_losses(
-    gan: CycleGAN, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor], loss: LossSettings
+    gan: CycleGAN, domain: str, real: Tensor, fake: Tensor, loss: LossSettings
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The discriminators' losses by name, and their sum to minimize; `a` and `b` are (real, fake) of each domain."""
-    losses: dict[str, Tensor] = {}
-    total = torch.zeros((), device=gan.device)
-    for domain, network, (real, fake) in (("a", gan.discriminator_a, a), ("b", gan.discriminator_b, b)):
-        with autocast(gan.device, gan.precision):
-            logits_real, logits_fake = together(network, real, fake)
-            losses[f"discriminator_{domain}"] = discriminator_loss(loss.adversarial, logits_real, logits_fake)
-        total = total + losses[f"discriminator_{domain}"]
-        if loss.adversarial == "wgan-gp":
-            losses[f"penalty_{domain}"] = penalty = gradient_penalty(network, real, fake)
-            total = total + loss.gradient_penalty * penalty
+    """The losses of the discriminator of domain "a" or "b" by name, and their sum to minimize."""
+    network = gan.discriminator_a if domain == "a" else gan.discriminator_b
+    with autocast(gan.device, gan.precision):
+        logits_real, logits_fake = together(network, real, fake)
+        total = discriminator_loss(loss.adversarial, logits_real, logits_fake)
+    losses = {f"discriminator_{domain}": total}
+    if loss.adversarial == "wgan-gp":
+        losses[f"penalty_{domain}"] = penalty = gradient_penalty(network, real, fake)
+        total = total + loss.gradient_penalty * penalty
     return losses, total
 
 

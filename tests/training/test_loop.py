@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -203,6 +204,19 @@ def test_killed_or_interrupted_then_resumed_is_the_same_run(scans: Path, tmp_pat
 
 
 @pytest.mark.slow
+def test_two_threads_give_the_weights_of_one(scans: Path, tmp_path: Path) -> None:
+    said = {}
+    for threads in (1, 2):
+        console = Console(record=True, file=io.StringIO(), width=200)
+        run = tmp_path / f"threads{threads}"
+        config = make_config(scans, batch_size=2, samples_per_epoch=8, threads=threads, memory="batched")
+        train(config, run, console=console)
+        said[threads] = console.export_text()
+    assert "side by side" in said[2]
+    assert "side by side" not in said[1]
+    assert_same(final_state(tmp_path / "threads1")["gan"], final_state(tmp_path / "threads2")["gan"])
+
+
 def test_two_processes_give_the_weights_of_one(scans: Path, tmp_path: Path) -> None:
     config = make_config(scans, batch_size=4, pool=0, samples_per_epoch=12)
     file = write_config(config, tmp_path / "c.yaml")

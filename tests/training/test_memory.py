@@ -75,6 +75,12 @@ def test_it_measures_without_computing_or_disturbing() -> None:
     assert (step_bytes(maker(config), False, (4096, (1, 1), (512, 512))) or 0) > 2**40  # more than any machine has
 
 
+def test_two_directions_at_once_need_twice_the_inner_values() -> None:
+    make = maker(make_config([128, 128]))
+    one, two = (step_bytes(make, False, (1, (1, 1), (128, 128)), flag) or 0 for flag in (False, True))
+    assert 1.5 * one < two < 2 * one
+
+
 def test_checkpointing_needs_less() -> None:
     make = maker(make_config([128, 128]))
     whole, frugal = (step_bytes(make, flag, (1, (1, 1), (128, 128))) for flag in (False, True))
@@ -118,7 +124,13 @@ def test_what_is_set_is_taken() -> None:
     assert [p.name for p in plans(config, gpu, independent=True)] == ["batched", "split", "checkpointed"]
     assert [p.name for p in plans(config, CPU, independent=True)] == ["split", "checkpointed"]
     together = plans(config, CPU, independent=False)  # batch norm: samples of a batch belong together
-    assert [(p.name, p.microbatch) for p in together] == [("batched", None), ("checkpointed", None)]
+    assert [(p.name, p.microbatch) for p in together] == [("split", None), ("checkpointed", None)]
+    sides = plans(config, CPU, independent=True, sides=1)
+    assert [(p.name, p.microbatch, p.sides) for p in sides] == [
+        ("batched", 1, 1),
+        ("split", 1, 0),
+        ("checkpointed", 1, 0),
+    ]
     config = make_config([64, 64], batch_size=4, memory="batched", microbatch=2)
     assert plans(config, CPU, independent=True) == [MemoryPlan("batched", 2, False)]
     assert "as set" in plans(config, CPU, independent=True)[0].sentence()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medcycle.networks import build_discriminator, build_generator
 from medcycle.training.losses import l1
+from medcycle.training.runtime import SideBySide
 from medcycle.training.step import CycleGAN, LossSettings, training_step
 
 SHAPES = {2: (16, 20), 3: (8, 8, 12)}
@@ -145,3 +146,25 @@ def test_state_goes_on_bit_for_bit() -> None:
 
 def test_l1_is_the_mean_absolute_difference() -> None:
     assert float(l1(torch.tensor([1.0, -1.0]), torch.tensor([0.0, 3.0]))) == 2.5
+
+
+@pytest.mark.parametrize("microbatch", [None, 1])
+def test_side_by_side_is_the_same_to_the_last_bit(microbatch: int | None) -> None:
+    nets = networks()
+    one, two = CycleGAN(*copy.deepcopy(nets)), CycleGAN(*nets)
+    two.both = SideBySide(1)
+    for a, b in samples(8, batch=2):
+        expected = training_step(one, a, b, LossSettings(), microbatch)
+        found = training_step(two, a, b, LossSettings(), microbatch)
+        assert {name: float(value) for name, value in expected.items()} == {n: float(v) for n, v in found.items()}
+    for network, other in zip(one.networks.values(), two.networks.values(), strict=True):
+        for mine, theirs in zip(network.parameters(), other.parameters(), strict=True):
+            assert torch.equal(mine, theirs)
+
+
+def test_what_draws_at_random_is_known() -> None:
+    assert CycleGAN(*networks()).deterministic
+    assert not CycleGAN(*networks(norm="batch")).deterministic
+    dropping = networks()
+    dropping[0].body = nn.Dropout(0.5)
+    assert not CycleGAN(*dropping).deterministic
