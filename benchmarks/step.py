@@ -2,7 +2,7 @@
 
 The plain reference is tests/training/original_step.py on tests/networks/original.py: separate calls, float32, eager,
 stock layers. Every round times one step of each, one after the other, so that whatever else the machine does meets all
-of them; ratios are of the medians. Losses of the first steps from the same weights are compared as well.
+of them; ratios are of the medians. That both compute the same is for the tests (tests/training/test_original.py).
 """
 
 from __future__ import annotations

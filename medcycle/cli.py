@@ -248,7 +248,8 @@ def evaluate(
         Path | None, typer.Option("--input", help="The inputs: for the report's pictures, and for flicker.")
     ] = None,
     metrics: Annotated[
-        str, typer.Option(help="Of pairs: synthrad2023, synthrad2025, basic. Others: fid, cityscapes, flicker.")
+        str,
+        typer.Option(help="Pairs: synthrad2023, synthrad2025, anatomy, basic. Others: fid, cityscapes, flicker."),
     ] = "synthrad2023",
     out: Annotated[Path | None, typer.Option(help="Folder for metrics.csv, metrics.json and report.html.")] = None,
     resample_gaps: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from medcycle.evaluation.anatomy import anatomy
 from medcycle.evaluation.baselines import constant, ct_baselines, histogram_matching, pooled_histogram
 from medcycle.evaluation.evaluate import evaluate
 from medcycle.evaluation.frechet import frechet_distance, full_kernel_distance, inception_score, kernel_distance
@@ -12,6 +13,7 @@ from medcycle.evaluation.result import METRICS, Result
 __all__ = [
     "METRICS",
     "Result",
+    "anatomy",
     "basic",
     "constant",
     "ct_baselines",

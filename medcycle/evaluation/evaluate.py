@@ -37,7 +37,7 @@ def evaluate(
         references: the truth; a case is a file name without endings. For "fid" real pictures, whatever their names.
         masks: where to score (above 0). Without: the whole picture for "basic", the body found in the reference CT
             for the SynthRAD protocols, which the notes then say.
-        metrics: "synthrad2023", "synthrad2025" (both need HU) or "basic" for pairs of scans; "fid" (see
+        metrics: "synthrad2023", "synthrad2025", "anatomy" (all in HU) or "basic" for pairs of scans; "fid" (see
             :func:`medcycle.evaluation.distances.distances`), "cityscapes"
             (:func:`medcycle.evaluation.labels.score_labels`), "flicker"
             (:func:`medcycle.evaluation.flicker.score_flicker`, which takes `inputs` in place of references).

@@ -44,7 +44,7 @@ def synthrad2023(prediction: npt.ArrayLike, reference: npt.ArrayLike, mask: npt.
     Raises:
         ScanError: shapes that differ, an empty mask, values that are not finite.
     """
-    x, y, inside = _checked(prediction, reference, mask, channels=False)
+    x, y, inside = checked(prediction, reference, mask, channels=False)
     low, high = SYNTHRAD2023_RANGE
     p, r = x[inside], y[inside]
     return {
@@ -62,7 +62,7 @@ def synthrad2025(prediction: npt.ArrayLike, reference: npt.ArrayLike, mask: npt.
     Returns:
         "mae" (HU) and "psnr" (dB) as in 2023 over this range, and "ms_ssim" over five scales (see :func:`_ms_ssim`).
     """
-    x, y, inside = _checked(prediction, reference, mask, channels=False)
+    x, y, inside = checked(prediction, reference, mask, channels=False)
     low, high = SYNTHRAD2025_RANGE
     p, r = x[inside], y[inside]
     return {
@@ -90,7 +90,7 @@ def basic(
     Raises:
         ScanError: as in :func:`synthrad2023`.
     """
-    x, y, inside = _checked(prediction, reference, mask)
+    x, y, inside = checked(prediction, reference, mask)
     error = (x - y)[..., inside]
     return {
         "mae": float(np.abs(error).mean()),
@@ -103,11 +103,11 @@ def basic(
 
 def outside_mae(prediction: npt.ArrayLike, reference: npt.ArrayLike, mask: npt.ArrayLike) -> float:
     """Mean absolute error outside the mask (NaN when nothing is): streaks in the air, which masked metrics miss."""
-    x, y, inside = _checked(prediction, reference, mask)
+    x, y, inside = checked(prediction, reference, mask)
     return float(np.abs(x - y)[..., ~inside].mean()) if not inside.all() else math.nan
 
 
-def _checked(
+def checked(
     prediction: npt.ArrayLike, reference: npt.ArrayLike, mask: npt.ArrayLike, channels: bool = True
 ) -> tuple[Array, Array, Mask]:
     """Both images in float64 and the mask as booleans, refused with a reason when they cannot be compared."""

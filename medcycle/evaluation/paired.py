@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medcycle.errors import ScanError
+from medcycle.evaluation.anatomy import anatomy
 from medcycle.evaluation.masked import basic, outside_mae, synthrad2023, synthrad2025
 from medcycle.evaluation.pairing import Pair, find_pairs, on_grid_of
 from medcycle.evaluation.result import COLUMNS, METRICS, Figures, Result, summary, write_result
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int, str], None]
 
+OF_TISSUE = ("mae_air", "mae_soft", "mae_bone", "dice_bone", "dice_air", "hd95_bone", "hd95_air")
 MASK_VALUES = 256  # no label map of a body has more
 
 
@@ -154,6 +156,8 @@ def _score(case: _Case, prediction: npt.NDArray[np.float32], metrics: str) -> Fi
     reference, inside = case.reference.array, case.inside
     if metrics == "basic":
         figures = basic(prediction, reference, inside, _data_range(case.reference, inside))
+    elif metrics == "anatomy":
+        figures = anatomy(prediction[0], reference[0], inside, case.reference.spacing)
     else:
         protocol = synthrad2023 if metrics == "synthrad2023" else synthrad2025
         figures = protocol(prediction[0], reference[0], inside)
@@ -199,6 +203,8 @@ def _undefined(cases: Mapping[str, Figures]) -> list[str]:
         names = [name for name, figures in cases.items() if math.isnan(figures[key])]
         if names and key != "mae_outside":
             why = "too few voxels for a 7-voxel window inside the mask, or a constant reference"
+            if key in OF_TISSUE:
+                why = "no such tissue in the reference, or none in the prediction to measure a distance to"
             notes.append(f"{COLUMNS[key].label} is not defined for {', '.join(names)} ({why}); the mean leaves it out.")
     equal = [name for name, figures in cases.items() if math.isinf(figures.get("psnr", 0.0))]
     if equal:

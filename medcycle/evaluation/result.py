@@ -33,6 +33,14 @@ COLUMNS = {
     "ssim": Column("SSIM", "", "higher", 4),
     "ms_ssim": Column("MS-SSIM", "", "higher", 4),
     "mae_outside": Column("MAE outside the mask", "*", "lower", 1),
+    "mae_air": Column("MAE of inner air", "*", "lower", 1),
+    "mae_soft": Column("MAE of soft tissue", "*", "lower", 1),
+    "mae_bone": Column("MAE of bone", "*", "lower", 1),
+    "dice_bone": Column("Dice of bone", "", "higher", 3),
+    "dice_air": Column("Dice of inner air", "", "higher", 3),
+    "hd95_bone": Column("HD95 of bone", "mm", "lower", 1),
+    "hd95_air": Column("HD95 of inner air", "mm", "lower", 1),
+    "gradient_correlation": Column("gradient correlation", "", "higher", 3),
     "fid": Column("FID", "", "lower", 3),
     "kid": Column("KID", "", "lower", 5),
     "kid_sd": Column("KID, sd over subsets", "", "", 5),
@@ -59,6 +67,9 @@ METRICS = {
     "synthrad2025": "SynthRAD2025, range [-1024, 3071] HU: MAE over the mask, not clipped; PSNR of the clipped images "
     "over the mask, L = 4095; MS-SSIM over five scales with air outside the mask, 7³ uniform window, masked mean at "
     "every scale.",
+    "anatomy": "MAE over the mask and, by the reference's HU, over inner air (below -300), soft tissue and bone (above "
+    "250); Dice and the 95th percentile of surface distances of bone and of inner air, thresholded in both images; "
+    "Pearson correlation of the gradients' magnitudes.",
     "basic": "MAE, RMSE, bias (prediction - reference), PSNR and SSIM (7-voxel uniform window, mean over the mask "
     "without the outer 3 voxels) on the images as they are, nothing clipped.",
     "fid": "Distances of two folders of 8-bit pictures that need no partners: FID (Heusel 2017), KID (Binkowski 2018) "

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map_only
 from medcycle.config import Config
 from medcycle.training.step import CycleGAN, LossSettings, generator_losses
 
-MARGIN = 1.25  # workspaces of convolutions, fragmentation
+MARGIN = 1.4  # workspaces of convolutions, fragmentation (benchmarks.memory: up to 1.35 on a CPU)
 SHARE = 0.9  # of the free memory that a run may plan with
 _MOST = 1000  # bytes a voxel and filter of a sample; more than any step of ours needs (measured: 90 to 740)
 

@@ -111,3 +111,12 @@ def test_every_link_of_the_readme_leads_somewhere(root: Path) -> None:
         assert (root / target).exists(), target
     for name in re.findall(r"--config (\S+\.yaml)", text):
         assert (root / "configs" / name).is_file(), name
+
+
+def test_the_table_of_speed_is_that_of_the_kept_results(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(root))
+    from benchmarks.table import inserted
+
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    assert inserted(readme) == readme
+    assert "| 256x256, 3 channels" in readme
