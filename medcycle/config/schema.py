@@ -225,6 +225,21 @@ class Architecture(Section):
         return value
 
 
+class Structure(Section):
+    """Weights of losses between what a generator is given and what it makes, blind to contrast; 0 switches one off."""
+
+    gradient_correlation: Annotated[float, Field(ge=0)] = 0.0
+    """Edges in the same places and of the same sign (Hiasa 2018)."""
+    mind: Annotated[float, Field(ge=0)] = 0.0
+    """The same likeness of every voxel to its neighbours (MIND: Heinrich 2012; Yang 2020)."""
+    mutual_information: Annotated[float, Field(ge=0)] = 0.0
+    """One image tells the other's values (Viola & Wells 1997)."""
+    outline: Annotated[float, Field(ge=0)] = 0.0
+    """The same outline of the body (soft Dice)."""
+    warm_up: Annotated[int, Field(ge=0)] = 0
+    """Steps over which these weights grow from 0."""
+
+
 class Loss(Section):
     """Weights of the losses (Zhu 2017, eq. 3 and section 5.2)."""
 
@@ -234,6 +249,7 @@ class Loss(Section):
     """Relative to `cycle`, as in the original; 0 switches it off."""
     gradient_penalty: Annotated[float, Field(ge=0)] = 10.0
     """wgan-gp only (Gulrajani 2017, eq. 3)."""
+    structure: Structure = Structure()
 
 
 class Train(Section):

@@ -53,7 +53,7 @@ class Stepper:
         self._calls += 1
         if self._hindrance or self._calls <= WARM_UP or not self._fits(real_a, real_b):
             return training_step(self._gan, real_a, real_b, self._loss, self._microbatch)
-        before_step(self._gan, len(real_a))
+        before_step(self._gan, len(real_a), self._loss)
         if self._graph is None and not self._record(real_a, real_b):
             losses = step_on_device(self._gan, real_a, real_b, self._loss, self._microbatch)
         else:

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from medcycle.config import Config
+from medcycle.training.setup import loss_settings
 from medcycle.training.step import CycleGAN, LossSettings, generator_losses
 
 MARGIN = 1.4  # workspaces of convolutions, fragmentation (benchmarks.memory: up to 1.35 on a CPU)
@@ -113,7 +114,11 @@ def choose(
         return replace(allowed[0], free=free)
     for plan in allowed:
         needed = step_bytes(
-            make, plan.checkpointing, (plan.microbatch or batch, channels, config.sample.size), plan.sides > 0
+            make,
+            plan.checkpointing,
+            (plan.microbatch or batch, channels, config.sample.size),
+            plan.sides > 0,
+            loss_settings(config),
         )
         if needed is None:  # a network of the user's own that cannot run without content
             return allowed[0]
@@ -131,7 +136,7 @@ def settings_that_fit(
     size = tuple(config.sample.size)
 
     def told(setting: str, checkpointing: bool, samples: int, size: tuple[int, ...] = size) -> str:
-        needed = step_bytes(make, checkpointing, (samples, channels, size))
+        needed = step_bytes(make, checkpointing, (samples, channels, size), loss=loss_settings(config))
         return setting if needed is None else f"{setting} (takes about {_size(needed)})"
 
     found = []
@@ -141,7 +146,8 @@ def settings_that_fit(
         found.append(told("train.memory=checkpointed", True, 1 if gan.batch_independent else batch))
     smaller = tuple(max(16, n // 2 // 4 * 4) for n in size)
     text = told(f"sample.size=[{', '.join(map(str, smaller))}]", plan.checkpointing, plan.microbatch or batch, smaller)
-    now = step_bytes(make, plan.checkpointing, (plan.microbatch or batch, channels, size), plan.sides > 0)
+    loss = loss_settings(config)
+    now = step_bytes(make, plan.checkpointing, (plan.microbatch or batch, channels, size), plan.sides > 0, loss)
     asked = "" if now is None else f" A step took about {_size(now)}."
     again = f"{text} or fewer model.generator.filters (now {config.model.generator.filters})"
     free = f"Set {' or '.join(found)} and go on with --resume; or begin" if found else "Begin"
@@ -153,6 +159,7 @@ def step_bytes(
     checkpointing: bool,
     samples: tuple[int, tuple[int, int], tuple[int, ...]],
     side_by_side: bool = False,
+    loss: LossSettings | None = None,
 ) -> int | None:
     """Bytes a step takes at its peak beside the networks, gradients and Adam's two moments included, with the margin.
 
@@ -161,11 +168,13 @@ def step_bytes(
         checkpointing: of its generators.
         samples: how many at once, the channels of both domains, and the size.
         side_by_side: both directions at the same time.
+        loss: kind and weights; None: the classic ones.
 
     Returns:
         None if the networks cannot be run on tensors without content.
     """
     count, channels, size = samples
+    loss = loss or LossSettings()
     counter = _Live()
     try:
         with FakeTensorMode():
@@ -175,7 +184,7 @@ def step_bytes(
             images = [torch.empty((count, c, *size)) for c in channels]
             with counter:
                 for a_to_b in (True, False):
-                    _, total, _ = generator_losses(gan, images[0], images[1], LossSettings(), a_to_b=a_to_b)
+                    _, total, _ = generator_losses(gan, images[0], images[1], loss, a_to_b=a_to_b)
                     total.backward()
                     del total, _
     except Exception:  # whatever a network does that needs the numbers themselves

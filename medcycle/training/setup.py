@@ -14,6 +14,7 @@ from medcycle.errors import ConfigError, TrainingError
 from medcycle.networks import build_discriminator, build_generator
 from medcycle.networks.layers import initialize
 from medcycle.training.step import CycleGAN, LossSettings
+from medcycle.training.structure import StructureSettings
 
 SMALL_WORK = 2**20  # voxels times filters of a sample
 MakeNetwork = Callable[..., nn.Module]
@@ -91,7 +92,8 @@ def _small(config: Config) -> bool:
 
 def loss_settings(config: Config) -> LossSettings:
     """The losses' section as plain values."""
-    return LossSettings(**config.loss.model_dump())
+    settings = config.loss.model_dump()
+    return LossSettings(**settings | {"structure": StructureSettings(**settings["structure"])})
 
 
 def learning_rate(config: Config, epoch: int) -> float:

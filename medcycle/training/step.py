@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from medcycle.device import autocast
 from medcycle.training.losses import Adversarial, discriminator_loss, generator_loss, gradient_penalty, l1
 from medcycle.training.pool import ImagePool
 from medcycle.training.runtime import average_gradients, in_turn
+from medcycle.training.structure import StructureSettings, structure_losses
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class LossSettings:
     cycle: float = 10.0
     identity: float = 0.5
     gradient_penalty: float = 10.0
+    structure: StructureSettings = field(default_factory=StructureSettings)
 
 
 class CycleGAN:
@@ -70,6 +72,7 @@ class CycleGAN:
         self.ema = ema
         self.average_a_to_b = copy.deepcopy(a_to_b).requires_grad_(False) if ema else a_to_b
         self.average_b_to_a = copy.deepcopy(b_to_a).requires_grad_(False) if ema else b_to_a
+        self.ramp = torch.ones((), device=self.device)  # share of the structure losses' weights
         self.step = 0
 
     @property
@@ -168,14 +171,15 @@ def training_step(
     Returns:
         Every loss by name, unweighted except the sum `generator`: float32 scalars on the device.
     """
-    before_step(gan, len(real_a))
+    before_step(gan, len(real_a), loss)
     means = step_on_device(gan, real_a, real_b, loss, microbatch)
     after_step(gan)
     return means
 
 
-def before_step(gan: CycleGAN, batch: int) -> None:
-    """What is decided on the CPU: which earlier images the discriminators will see."""
+def before_step(gan: CycleGAN, batch: int, loss: LossSettings) -> None:
+    """What is decided on the CPU: which earlier images the discriminators will see, how much the structure counts."""
+    gan.ramp.fill_(loss.structure.ramp(gan.step))
     gan.pool_a.decide(batch, gan.device)
     gan.pool_b.decide(batch, gan.device)
 
@@ -262,6 +266,9 @@ def generator_losses(
     total = losses[f"adversarial_{target}"] + loss.cycle * losses[f"cycle_{source}"]
     if loss.identity:
         total = total + loss.cycle * loss.identity * losses[f"identity_{target}"]
+    for name, (weight, value) in structure_losses(loss.structure, real, fake).items():
+        losses[f"{name}_{target}"] = value
+        total = total + weight * gan.ramp * value
     return losses, total, fake
 
 

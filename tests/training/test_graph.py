@@ -16,6 +16,7 @@ from medcycle.networks import build_discriminator, build_generator
 from medcycle.training.graph import WARM_UP, Stepper, hindrance
 from medcycle.training.runtime import Processes
 from medcycle.training.step import CycleGAN, LossSettings, step_on_device, training_step
+from medcycle.training.structure import StructureSettings
 
 
 def make_gan(device: str = "cpu", precision: str = "fp32") -> CycleGAN:
@@ -69,11 +70,12 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> list[Recorded]:
 
 def assert_same_run(one: CycleGAN, two: CycleGAN, device: str = "cpu", tolerance: float = 1e-6) -> None:
     said: list[str] = []
-    stepper = Stepper(two, LossSettings(), tell=said.append)
+    loss = LossSettings(structure=StructureSettings(mind=1, warm_up=12))
+    stepper = Stepper(two, loss, tell=said.append)
     for number, (a, b) in enumerate(samples(20)):
         for gan in (one, two):
             gan.set_learning_rate(2e-4 * (1 - number / 30))
-        expected = training_step(one, a.to(device), b.to(device), LossSettings())
+        expected = training_step(one, a.to(device), b.to(device), loss)
         found = stepper(a.to(device), b.to(device))
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, rtol=tolerance, atol=tolerance, msg=f"{name} at {number}")
