@@ -139,13 +139,21 @@ def plan_outputs(
     slash = str(output).endswith("/") or folder.is_dir()
     named = None if slash else suffix_of(folder)
     if folder.suffix and named == "" and len(scans) == 1:
-        raise ScanError(f"{output}: no format is called {folder.suffix!r}; known endings are {', '.join(FORMATS[:-1])}")
+        raise ScanError(
+            f"{output}: no format is called {folder.suffix!r}; known endings are {', '.join(FORMATS[:-1])}. A "
+            f"folder for a DICOM series whose name has a dot: {output}/"
+        )
     if len(asked) == 1 and named in VIDEOS and all(suffix_of(scan) in PICTURES for scan in scans):
         return [(Path(asked[0]), str(output))]
     if len(asked) == 1 and scans == [Path(asked[0])] and (named or file_format is None):
         if named and is_video(scans[0]) != (named in VIDEOS):
             what = "video file, or a folder for its frames" if is_video(scans[0]) else "file that holds scans"
             raise ScanError(f"{output}: {scans[0]} goes into a {what}, and this name ends in {named}")
+        if named and named.removeprefix(".") not in (*FORMATS, *_FAMILY):
+            raise ScanError(
+                f"{output}: {named} is read, not written; known endings are {', '.join(FORMATS[:-1])}. A DICOM series "
+                f"is a folder: {output.rstrip('/') if isinstance(output, str) else output}/"
+            )
         if named and file_format not in (None, _format(named)):
             raise ConfigError(f"{output}: this name asks for another format than {file_format}. Give one of them.")
         return [(scans[0], str(output))]

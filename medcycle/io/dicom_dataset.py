@@ -65,8 +65,6 @@ _MR = (
 _CT = (
     "KVP",
     "ScanOptions",
-    "FilterType",
-    "ConvolutionKernel",
     "DataCollectionDiameter",
     "DistanceSourceToDetector",
     "DistanceSourceToPatient",
@@ -171,7 +169,7 @@ def common_attributes(making: Making, volume: Volume, stored: Stored) -> Any:
     for keyword in ("PatientBirthDate", "PatientSex", "ReferringPhysicianName", "AccessionNumber"):
         setattr(data, keyword, "")
     data.StudyID = "1"
-    data.PatientName, data.PatientID = "medcycle^phantom", making.patient
+    data.PatientName, data.PatientID = "medcycle^unknown", making.patient
     data.StudyInstanceUID, data.FrameOfReferenceUID = making.uid("study"), making.uid("frame of reference")
     data.StudyDate = data.StudyTime = ""
     data.PositionReferenceIndicator, data.PatientPosition = "", "HFS"
@@ -208,8 +206,9 @@ def _describe(data: Any, making: Making, stored: Stored) -> None:
     if stored.allowed is not None:
         low, high = stored.allowed
         told.append(f"HU rounded to whole numbers and clamped to [{low}, {high}]")
-        data.add_new("SmallestPixelValueInSeries", "SS", low)  # what is permitted in the series: PS3.3 C.7.3.1
-        data.add_new("LargestPixelValueInSeries", "SS", high)
+    signed = "SS" if stored.array.dtype == np.int16 else "US"
+    data.add_new("SmallestPixelValueInSeries", signed, int(stored.array.min()))
+    data.add_new("LargestPixelValueInSeries", signed, int(stored.array.max()))
     if making.resampled:
         told.append("resampled to another grid than the source's")
     data.DerivationDescription = "; ".join(text for text in (*told, NOTICE) if text)[:1024]

@@ -39,8 +39,8 @@ _KEPT = frozenset(  # not in the profile's table E.1-1, or ours
     SmallestImagePixelValue LargestImagePixelValue SmallestPixelValueInSeries LargestPixelValueInSeries
     RescaleSlope RescaleIntercept RescaleType WindowCenter WindowWidth PixelData
     KVP DataCollectionDiameter ReconstructionDiameter DistanceSourceToDetector DistanceSourceToPatient
-    GantryDetectorTilt TableHeight RotationDirection ExposureTime XRayTubeCurrent Exposure FilterType GeneratorPower
-    FocalSpots ConvolutionKernel RevolutionTime SingleCollimationWidth TotalCollimationWidth TableSpeed
+    GantryDetectorTilt TableHeight RotationDirection ExposureTime XRayTubeCurrent Exposure GeneratorPower
+    FocalSpots RevolutionTime SingleCollimationWidth TotalCollimationWidth TableSpeed
     TableFeedPerRotation SpiralPitchFactor
     ScanningSequence SequenceVariant ScanOptions MRAcquisitionType RepetitionTime EchoTime EchoTrainLength
     InversionTime TriggerTime SequenceName AngioFlag NumberOfAverages ImagingFrequency ImagedNucleus EchoNumbers

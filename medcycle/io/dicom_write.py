@@ -53,7 +53,7 @@ def write_dicom_series(
             reference, and, where both grids are the same, takes the very positions and names its source images; planes
             that were interpolated into its gaps are left out. A scan whose gantry tilt was straightened has another
             grid than its images.
-            Otherwise a new study is made of a patient called medcycle^phantom, whose ID is the folder's name.
+            Otherwise a new study is made of a patient called medcycle^unknown, whose ID is the folder's name.
         description: Series Description and Derivation Description; the notice "NOT FOR CLINICAL USE" is added.
         model: what made the values, for Contributing Equipment Sequence and Derivation Description.
         window: HU are clamped to this range, which the series declares (Smallest and Largest Pixel Value in Series),
@@ -81,6 +81,13 @@ def write_dicom_series(
         )
     array = volume.array[..., None] if volume.array.ndim == 3 else volume.array
     array = planes_at(array, np.arange(array.shape[3], dtype=np.float64), sources.places)
+    gapped = not np.allclose(np.diff(sources.places), 1)
+    if gapped:
+        warnings.warn(
+            f"{folder}: the series has the {len(sources.places)} acquired positions, which are not evenly spaced; "
+            "readers that take them for even misplace its slices. Write .nii.gz or .mha for the whole even grid.",
+            stacklevel=2,
+        )
     stored = _quantize(array[0], modality, window)
     if stored.clamped and stored.allowed:
         warnings.warn(f"{folder}: {clamped(stored.clamped, stored.allowed)}", stacklevel=2)
@@ -104,6 +111,8 @@ def write_dicom_series(
         target.mkdir()
         for n, (place, plane) in enumerate(zip(sources.places, sources.planes, strict=True)):
             data = instance(common, making, volume, stored, n, float(place), plane)
+            if gapped:
+                del data.SpacingBetweenSlices  # true between no two slices, or not between all
             if deidentify:
                 without_patient(data, patient)
             with_meta(data).save_as(target / f"{n + 1:04d}.dcm", enforce_file_format=True)

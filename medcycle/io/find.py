@@ -97,7 +97,29 @@ def _natural(path: Path) -> list[list[tuple[int, int, str]]]:
 
 
 def _in_folder(folder: Path, videos: bool) -> list[Path]:
-    return [scan for parent, names in _walk(folder, set()) for scan in _in_one_folder(parent, names, videos)]
+    found = [scan for parent, names in _walk(folder, set()) for scan in _in_one_folder(parent, names, videos)]
+    _warn_of_parts(found)
+    return found
+
+
+def _warn_of_parts(scans: list[Path]) -> None:
+    """Warn of a DICOM series whose slices lie in several folders, or that is there twice: each folder is a scan."""
+    folders: dict[str, list[Path]] = {}
+    for scan in (scan for scan in scans if scan.is_dir()):
+        first = next((f for f in sorted(scan.iterdir()) if not f.name.startswith(".") and is_dicom(f)), None)
+        try:
+            uid = read_header(first).text("SeriesInstanceUID") if first is not None else ""
+        except ScanError:
+            continue  # reading it will tell
+        folders.setdefault(uid, []).append(scan)
+    for uid, parts in folders.items():
+        if uid and len(parts) > 1:
+            named = ", ".join(map(str, parts[:3])) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "")
+            warnings.warn(
+                f"{named}: one DICOM series lies in these folders, as parts or copies, and each folder is taken for a "
+                "scan of its own. Put parts into one folder; remove copies.",
+                stacklevel=2,
+            )
 
 
 def _walk(top: Path, seen: set[Path]) -> Iterator[tuple[Path, list[str]]]:

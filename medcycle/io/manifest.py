@@ -100,6 +100,11 @@ def _lines(table: Path) -> Iterator[tuple[str, dict[str, str]]]:
     rows.fieldnames = columns
     try:
         for row in rows:
+            if None in row:
+                raise ScanError(
+                    f"{table}:{rows.line_num}: more cells than the first line has columns. Put text that holds the "
+                    'separator into "quotes".'
+                )
             yield f"{table}:{rows.line_num}", {name: (row.get(name) or "").strip() for name in COLUMNS}
     except csv.Error as error:
         raise ScanError(f"{table}:{rows.line_num}: cannot be read as a CSV ({error})") from None

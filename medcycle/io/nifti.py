@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import os
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any
@@ -123,11 +124,25 @@ def from_nibabel(image: Any, *, unit: str | None = None, where: str = "nibabel i
     array = np.stack([channel.reshape(channel.shape[:3]) for channel in channels])
     affine = np.asarray(image.affine, dtype=np.float64).copy()
     affine[:3] *= length_unit(image.header)
+    if _placeless(image.header):
+        warnings.warn(
+            f"{where}: its header says nothing of position and orientation (sform and qform codes are 0): which side "
+            "is left is a guess",
+            stacklevel=2,
+        )
     if array.ndim == 3:
         affine = plane_affine(affine)
     values = np.ascontiguousarray(array, dtype=np.float32)
     check_picture_unit(values, unit or "a.u.", where)
     return Volume(values, affine, unit or "a.u.", {"path": where, "format": "nifti"})
+
+
+def _placeless(header: Any) -> bool:
+    """Whether a NIfTI header tells no coordinates: nibabel then assumes its own (LAS, centred)."""
+    try:
+        return int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0
+    except (KeyError, ValueError, TypeError):  # Analyze, MGH, ...: kinds without such codes
+        return False
 
 
 def length_unit(header: Any) -> float:

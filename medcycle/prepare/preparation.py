@@ -178,6 +178,11 @@ class Preparation:
                 f"{where}: a picture ({unit}) in a CT domain. Its grey values are not HU: use modality: image for both "
                 "domains' pictures, or give the CT as DICOM or NIfTI."
             )
+        if self.modality == "mr" and unit == "HU":
+            raise ScanError(
+                f"{where}: a CT (its header says HU) where an MR is wanted. Are the domains, or the model's direction, "
+                "the wrong way round?"
+            )
         if self.modality == "image" and self.range is None and unit not in intensity.PICTURE_RANGES:
             raise ScanError(
                 f"{where}: modality image needs to know which values are black and white, and this scan's unit is "

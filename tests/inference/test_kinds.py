@@ -61,6 +61,7 @@ def test_nibabel_saved_and_read_again_with_scaling(tmp_path: Path) -> None:
     np.testing.assert_array_equal(nib.load(tmp_path / "y.nii.gz").get_fdata(), volume.array[0])
 
 
+@pytest.mark.filterwarnings("ignore:.*which side is left is a guess:UserWarning")
 def test_nibabel_without_place_gets_the_one_that_was_used(tmp_path: Path) -> None:
     bare = nib.Nifti1Image(data(3, 4, 5), None)
     bare.header.set_zooms((1.0, 2.0, 3.0))

@@ -82,7 +82,7 @@ def test_harmonized_mr_keeps_its_acquisition(tmp_path: Path, source: Volume) -> 
 
 
 def test_harmonized_ct_keeps_its_acquisition(tmp_path: Path, make_series: Maker) -> None:
-    kept = {"KVP": 120, "ConvolutionKernel": "B30f", "FilterType": "FLAT", "WindowCenter": [60, 300]}
+    kept = {"KVP": 120, "WindowCenter": [60, 300]}
     kept |= {"WindowWidth": [350, 1500], "SpiralPitchFactor": 0.8}
     source = read_volume(
         make_series(
@@ -103,7 +103,7 @@ def test_harmonized_ct_keeps_its_acquisition(tmp_path: Path, make_series: Maker)
         assert "CTDIvol" not in data  # a dose is counted once
     coarse = source.replace(array=source.array[..., ::2], affine=source.affine @ np.diag((1.0, 1, 2, 1)))
     data = datasets(write_volume(coarse, tmp_path / "coarse", like=source))[0]
-    assert data.ConvolutionKernel == "B30f"
+    assert "ConvolutionKernel" not in data  # a network has made it another
     assert "XRayTubeCurrent" not in data  # that of a slice which is not here
     synthetic = datasets(write_volume(source.replace(unit="a.u."), tmp_path / "mr", like=source))[0]
     assert "KVP" not in synthetic
@@ -167,7 +167,7 @@ def test_like_an_enhanced_image(tmp_path: Path, make_enhanced: Callable[..., Any
 
 def test_without_source_makes_a_phantom_study(tmp_path: Path) -> None:
     one, two = (datasets(write_volume(hounsfield(), tmp_path / name)) for name in ("head1", "head2"))
-    assert str(one[0].PatientName) == "medcycle^phantom"
+    assert str(one[0].PatientName) == "medcycle^unknown"
     assert (one[0].PatientID, two[0].PatientID) == ("head1", "head2")
     assert one[0].StudyInstanceUID == one[1].StudyInstanceUID != two[0].StudyInstanceUID
     assert one[0].FrameOfReferenceUID != two[0].FrameOfReferenceUID
@@ -199,7 +199,7 @@ def test_hu_beyond_16_bits_are_clamped(tmp_path: Path) -> None:
         folder = write_volume(volume, tmp_path / "ct")
     assert read_volume(folder).array.max() == 32767
     data = datasets(folder)[0]
-    assert (data.SmallestPixelValueInSeries, data.LargestPixelValueInSeries) == (-32768, 32767)
+    assert (data.SmallestPixelValueInSeries, data.LargestPixelValueInSeries) == (32767, 32767)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_hu_are_clamped_to_the_declared_range(
     read = read_volume(folder).array
     assert np.array_equal(read, np.clip(np.rint(array), low, high))
     for k, data in enumerate(datasets(folder)):
-        assert (data.SmallestPixelValueInSeries, data.LargestPixelValueInSeries) == (low, high)
+        assert (data.SmallestPixelValueInSeries, data.LargestPixelValueInSeries) == (read.min(), read.max())
         assert (data.SmallestImagePixelValue, data.LargestImagePixelValue) == (read[..., k].min(), read[..., k].max())
         assert f"HU rounded to whole numbers and clamped to [{low}, {high}]" in data.DerivationDescription
 

@@ -82,3 +82,10 @@ def test_a_site_is_plain_and_short(table: Path) -> None:
     assert site is not None
     assert site.startswith("[31mxx")
     assert len(site) == 64
+
+
+def test_more_cells_than_columns_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").touch()
+    (tmp_path / "c.csv").write_text("path,patient\na.nii.gz,P1,more\n")
+    with pytest.raises(ScanError, match=r"c\.csv:2: more cells than the first line has columns"):
+        read_manifest(tmp_path / "c.csv")

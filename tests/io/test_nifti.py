@@ -91,7 +91,8 @@ def test_neither_sform_nor_qform_takes_pixdim(tmp_path: Path) -> None:
     nib.save(image, tmp_path / "a.nii")
     header = nib.load(tmp_path / "a.nii").header
     assert (header["sform_code"], header["qform_code"]) == (0, 0)
-    assert read_volume(tmp_path / "a.nii").spacing == (1.5, 2.5, 3.5)
+    with pytest.warns(UserWarning, match="which side is left is a guess"):
+        assert read_volume(tmp_path / "a.nii").spacing == (1.5, 2.5, 3.5)
 
 
 @pytest.mark.parametrize("keep", [0, 3, 20, 60, -9, -1])

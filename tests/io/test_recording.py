@@ -112,6 +112,7 @@ def test_nifti_scaled_and_big_endian(tmp_path: Path) -> None:
     assert nib.load(tmp_path / "b.nii").get_data_dtype() == np.float32
 
 
+@pytest.mark.filterwarnings("ignore:.*which side is left is a guess:UserWarning")
 def test_nifti_of_no_place_is_given_the_assumed_one(tmp_path: Path) -> None:
     image = nib.Nifti1Image(values(3, 4, 5, 2), None)
     image.header.set_zooms((1.5, 2.5, 3.5, 0.8))

@@ -422,3 +422,9 @@ def test_pictures_and_scans_without_a_body_are_not_cropped():
 def test_wrong_crops_and_thresholds_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Preparation(**wrong)
+
+
+def test_a_ct_that_says_so_is_no_mr():
+    volume = Volume(np.zeros((1, 4, 4, 4), np.float32), np.eye(4), "HU", {"path": "scans/ct1"})
+    with pytest.raises(ScanError, match=r"scans/ct1: a CT .*where an MR is wanted"):
+        Preparation(modality="mr")(volume)
