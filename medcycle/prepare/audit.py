@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from medcycle.errors import MedcycleError, ScanError
+from medcycle.errors import MedcycleError
 from medcycle.io.manifest import Row
 from medcycle.prepare.acquisition import acquisition
 from medcycle.prepare.findings import Audit, DomainAudit, ScanAudit
 from medcycle.prepare.foreground import find_foreground
-from medcycle.prepare.identity import Identities
 from medcycle.prepare.preparation import Preparation
-from medcycle.prepare.remarks import mismatches, mixtures, sample_values, swap_warning
+from medcycle.prepare.remarks import Fingerprint, fingerprint_of, mismatches, mixtures, sample_values, swap_warning
 from medcycle.volume import Volume
 
 Progress = Callable[[int, int, str], None]
@@ -44,12 +42,11 @@ def audit(
     """
     from medcycle.io import scan_name
 
-    identities = Identities()
     total = sum(len(paths) for paths, _ in paths_by_domain.values())
     done = 0
     domains: list[DomainAudit] = []
     warnings: list[str] = []
-    holders: dict[str, list[str]] = {}  # content -> "domain: path"
+    holders: dict[Fingerprint, list[str]] = {}  # "domain: path"
     for name, (paths, preparation) in paths_by_domain.items():
         scans: list[ScanAudit] = []
         odd: list[str] = []
@@ -58,17 +55,17 @@ def audit(
             row = known.get(path, Row(path))
             how = dict((reading or {}).get(name, {})) | ({"series": row.series} if row.series else {})
             try:
-                scan, warning = _look(path, preparation, how)
+                scan, warning, fingerprint = _look(path, preparation, how)
             except MemoryError:
                 refused = f"{path}: not enough memory to prepare it. Take a coarser prepare.spacing, or crop it."
-                scan, warning = ScanAudit(str(path), scan_name(path), refused), None
+                scan, warning, fingerprint = ScanAudit(str(path), scan_name(path), refused), None, None
             if size is not None and scan.prepared is not None:
                 scan = _fit(scan, size, axis)
             shape = scan.prepared or (*scan.space, 1, 1, 1)[:3]
             scans.append(replace(scan, site=row.site or "", planes=shape[axis] if scan.refused is None else 0))
             odd += [warning] if warning else []
-            with contextlib.suppress(ScanError):  # what cannot be read is refused already
-                holders.setdefault(identities.of(path), []).append(f"{name}: {path}")
+            if fingerprint is not None:
+                holders.setdefault(fingerprint, []).append(f"{name}: {path}")
             done += 1
             if progress is not None:
                 progress(done, total, path.name)
@@ -83,7 +80,9 @@ def audit(
     return Audit(domains, warnings)
 
 
-def _look(path: Path, preparation: Preparation | None, reading: Mapping[str, Any]) -> tuple[ScanAudit, str | None]:
+def _look(
+    path: Path, preparation: Preparation | None, reading: Mapping[str, Any]
+) -> tuple[ScanAudit, str | None, Fingerprint | None]:
     from medcycle.io import read_volume, scan_name
 
     blank = ScanAudit(str(path), scan_name(path))
@@ -91,7 +90,8 @@ def _look(path: Path, preparation: Preparation | None, reading: Mapping[str, Any
         unit = "HU" if preparation is not None and preparation.modality == "ct" else None
         volume = read_volume(path, unit=unit, **reading)
     except MedcycleError as error:
-        return replace(blank, refused=str(error)), None
+        return replace(blank, refused=str(error)), None, None
+    fingerprint = fingerprint_of(volume)
     p1, median, p99 = (float(v) for v in np.percentile(sample_values(volume), (1, 50, 99)))
     scanner, sequence = acquisition(volume)
     seen = replace(
@@ -110,15 +110,16 @@ def _look(path: Path, preparation: Preparation | None, reading: Mapping[str, Any
         maximum=float(volume.array.max()),
     )
     if preparation is None:
-        return replace(seen, foreground=_plain_foreground(volume)), None
+        return replace(seen, foreground=_plain_foreground(volume)), None, fingerprint
     warning = swap_warning(volume, preparation.modality)
     try:
         prepared = replace(preparation, n4=False)(volume)  # N4 is slow and changes nothing that is reported
     except MedcycleError as error:
-        return replace(seen, refused=str(error)), warning
+        return replace(seen, refused=str(error)), warning, fingerprint
     share = float(prepared.foreground.mean())
     voxel = tuple(float(v) for v in np.linalg.norm(prepared.state.prepared_affine[:3, :3], axis=0))
-    return replace(seen, foreground=share, prepared=tuple(prepared.array.shape[1:]), voxel=voxel), warning
+    seen = replace(seen, foreground=share, prepared=tuple(prepared.array.shape[1:]), voxel=voxel)
+    return seen, warning, fingerprint
 
 
 def _plain_foreground(volume: Volume) -> float:

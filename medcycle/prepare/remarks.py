@@ -18,6 +18,20 @@ OTHER_VOXEL, OTHER_FIELD = 1.25, 1.6  # ratios of two domains' medians along an 
 UNEQUAL = 10  # so many times more scans in one domain than in the other
 
 
+Fingerprint = tuple[tuple[float, ...], ...]
+"""Equal for scans of the same values, in whatever file, compression and order of axes."""
+
+
+def fingerprint_of(volume: Volume) -> Fingerprint | None:
+    """What tells copies of a scan from other scans, converted and renamed ones too; None for an image of one value."""
+    values = volume.array.astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        return None
+    sums = (float(f"{moment:.8e}") for moment in (values.sum(), np.square(values).sum()))
+    return tuple(sorted(volume.space)), tuple(sorted(round(mm, 2) for mm in volume.spacing)), (low, high, *sums)
+
+
 def sample_values(volume: Volume) -> npt.NDArray[np.float32]:
     """About SAMPLE_VALUES of the values, evenly spread."""
     values = volume.array.reshape(-1)

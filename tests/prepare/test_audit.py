@@ -206,3 +206,17 @@ def test_a_series_of_its_own(tmp_path, make_ball):
     assert "2 DICOM series" in audit({"mr": ([folder], MR)}).scans[0].refused
     assert audit({"mr": ([folder], MR)}, rows={"mr": rows}).scans[0].space == (20, 20, 12)
     assert audit({"mr": ([folder], MR)}, rows={"mr": rows}, reading={"mr": {"series": "1"}}).scans[0].space[2] == 12
+
+
+def test_converted_copies_are_found(tmp_path, make_ball):
+    head = make_ball(1, "mr")
+    write_volume(head, tmp_path / "a.nii.gz")
+    write_volume(head, tmp_path / "b.mha")
+    turned = head.replace(array=head.array[:, ::-1].copy(), affine=head.affine @ np.diag([-1.0, 1, 1, 1]))
+    write_volume(turned, tmp_path / "c.nii")
+    write_volume(head, tmp_path / "d")  # DICOM
+    write_volume(make_ball(2, "mr"), tmp_path / "other.nii.gz")
+    paths = [tmp_path / name for name in ("a.nii.gz", "b.mha", "c.nii", "d", "other.nii.gz")]
+    (warning,) = [w for w in audit({"mr": (paths, None)}).warnings if "the same scan" in w]
+    assert "the same scan 4 times" in warning
+    assert "other" not in warning
