@@ -24,6 +24,7 @@ from medcycle.volume import Volume
 linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory in Linux's /proc")
 
 
+@pytest.mark.filterwarnings("ignore:.*which side is left is a guess:UserWarning")
 def test_every_seed_is_a_good_scan(tmp_path: Path) -> None:
     refused = []
     for name, seed in seeds().items():
