@@ -73,6 +73,9 @@ class Prepare(Section):
     """Voxel size in mm after preparation, three numbers; null (whole, or one axis) keeps each scan's own."""
     window: tuple[float, float] = (-1024.0, 3071.0)
     """ct: the HU that become -1 and +1."""
+    stretch: tuple[float, float] | None = None
+    """ct: HU inside the window, such as [-250, 250], that get the middle half of the range: soft tissue, which is
+    narrow in a window that holds bone, is then told apart and kept better. null maps the window linearly."""
     percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] = (0.5, 99.5)
     """mr: the percentiles of each scan's foreground that become -1 and +1."""
     range: tuple[float, float] | None = None
@@ -111,7 +114,7 @@ class Prepare(Section):
             )
         return orientation
 
-    @field_validator("window", "percentiles", "range")
+    @field_validator("window", "percentiles", "range", "stretch")
     @classmethod
     def _rising(cls, pair: tuple[float, float] | None) -> tuple[float, float] | None:
         if pair is not None and not pair[0] < pair[1]:

@@ -32,6 +32,8 @@ class Preparation:
         spacing: mm along each axis after reorientation; None, or a None entry, keeps the scan's. A missing third
             entry counts as None. Pictures (2D, uint8 or uint16) are never resampled.
         window: HU that become -1 and 1 (ct).
+        stretch: HU inside the window that get the middle of the range, from -0.6 to 0.5 (ct): see
+            :func:`medcycle.prepare.intensity.stretch`; None maps the whole window linearly.
         percentiles: percentiles of the foreground that become -1 and 1 (mr).
         range: values that become -1 and 1 (image); None takes the unit's own, 0..255 or 0..65535.
         threshold: the value above which a voxel is body (ct, mr); None finds it, see :func:`find_foreground`.
@@ -66,6 +68,7 @@ class Preparation:
     landmarks: tuple[float, ...] | None = None
     scale: tuple[float, float] | None = None
     truncate: bool = False
+    stretch: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.modality not in MODALITIES:
@@ -80,10 +83,12 @@ class Preparation:
             len(self.spacing) not in (2, 3) or any(s is not None and not 0 < s < np.inf for s in self.spacing)
         ):
             raise ConfigError(f"spacing {self.spacing}; give two or three sizes in mm above 0 (null keeps an axis)")
-        for name in ("window", "percentiles", "range", "scale"):
+        for name in ("window", "percentiles", "range", "scale", "stretch"):
             pair = getattr(self, name)
             if pair is not None and not (len(pair) == 2 and np.isfinite(pair).all() and pair[0] < pair[1]):
                 raise ConfigError(f"{name} {pair}; give two numbers, the lower first")
+        if self.stretch is not None and not self.window[0] < self.stretch[0] < self.stretch[1] < self.window[1]:
+            raise ConfigError(f"stretch {self.stretch}; give two HU inside the window {self.window}, the lower first")
         if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             raise ConfigError(f"percentiles {self.percentiles}; give two numbers from 0 to 100, the lower first")
         for name, least in (("threshold", -np.inf), ("crop", 0)):
@@ -120,6 +125,8 @@ class Preparation:
             prepared = nyul.to_standard(array, own, self.landmarks)
         else:
             prepared = intensity.normalize(array, low, high)
+            if self.stretch is not None and self.modality == "ct":
+                prepared = intensity.stretch(prepared, self.window, self.stretch)
         if self._sign < 0:  # air round the skin would become as bright as bone
             mask = without_air_rim(mask, prepared.max(axis=0) < DARK, affine)
             prepared = -prepared
@@ -271,6 +278,8 @@ class Preparation:
         if own_scale and state.landmarks and self.landmarks is not None:
             values = nyul.from_standard(self._sign * array, state.landmarks, self.landmarks)
         else:
+            if self.stretch is not None and self.modality == "ct":
+                array = intensity.stretch(array, self.window, self.stretch, back=True)
             values = intensity.denormalize(self._sign * array, low, high)
         air = AIR_HU if unit == "HU" and low <= AIR_HU <= high else low
         if foreground is not None and self.modality != "image":

@@ -66,6 +66,7 @@ def preparation(config: Config, domain: Domain) -> Preparation:
         orientation=config.prepare.orientation,
         spacing=config.prepare.spacing,
         window=config.prepare.window,
+        stretch=config.prepare.stretch,
         percentiles=config.prepare.percentiles,
         range=config.prepare.range,
         foreground=not both_ct if config.prepare.foreground is None else config.prepare.foreground,

@@ -428,3 +428,22 @@ def test_a_ct_that_says_so_is_no_mr():
     volume = Volume(np.zeros((1, 4, 4, 4), np.float32), np.eye(4), "HU", {"path": "scans/ct1"})
     with pytest.raises(ScanError, match=r"scans/ct1: a CT .*where an MR is wanted"):
         Preparation(modality="mr")(volume)
+
+
+@FEW
+@given(scans(unit="HU"))
+def test_stretched_soft_tissue_comes_back(volume):
+    plain = Preparation(orientation=None, window=(-1024, 3071), stretch=(-250, 250))
+    within = volume.replace(array=volume.array.clip(-1024, 3071))
+    prepared = plain(within)
+    assert_same(plain.restore(prepared.array, prepared.state), within, 0.01)
+    order = np.argsort(within.array, axis=None)
+    assert (np.diff(prepared.array.reshape(-1)[order]) >= 0).all()
+
+
+def test_stretching_has_its_knots_where_it_says():
+    hu = np.array([-1024, -637, -250, 0, 250, 1149, 2048], np.float32).reshape(1, 7, 1, 1)
+    found = Preparation(window=(-1024, 2048), stretch=(-250, 250))(Volume(hu, np.eye(4), "HU")).array
+    np.testing.assert_allclose(found.ravel(), [-1, -0.8, -0.6, -0.05, 0.5, 0.75, 1], atol=1e-6)
+    with pytest.raises(ConfigError, match="inside the window"):
+        Preparation(window=(-200, 2048), stretch=(-250, 250))
