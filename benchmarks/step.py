@@ -25,7 +25,7 @@ import torch
 from benchmarks.machine import ROOT, keep
 from medcycle.networks import build_discriminator, build_generator
 from medcycle.networks.layers import initialize
-from medcycle.training.graph import Stepper
+from medcycle.training.graph import WARM_UP, Stepper
 from medcycle.training.runtime import SideBySide
 from medcycle.training.step import CycleGAN, LossSettings
 
@@ -92,7 +92,8 @@ def measure(name: str, case: dict[str, Any], device: str, rounds: int, precision
     steps |= {precision: our_step(case, device, images, precision) for precision in precisions}
     times: dict[str, list[float]] = {key: [] for key in steps}
     for step in steps.values():
-        step()  # the first allocates and chooses kernels
+        for _ in range(1 if device == "cpu" else WARM_UP + 1):
+            step()  # the first allocate, choose kernels, and are recorded on a GPU
     for _ in range(rounds):
         for key, step in steps.items():
             times[key].append(seconds(step, device))

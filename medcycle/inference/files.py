@@ -216,8 +216,8 @@ def _in_turn(
 ) -> Iterator[Path | MedcycleError]:
     """What was written for each pair, or why not; files are read and written in a thread while the network works."""
     with ThreadPoolExecutor(1, thread_name_prefix="medcycle-files") as files:
+        ahead = files.submit(_attempt, read, pairs[0])
         try:
-            ahead = files.submit(_attempt, read, pairs[0])
             before: Future[Path | MedcycleError] | Path | MedcycleError | None = None
             for index, pair in enumerate(pairs):
                 opened = ahead.result()
@@ -231,7 +231,7 @@ def _in_turn(
             if before is not None:
                 yield before.result() if isinstance(before, Future) else before
         finally:
-            files.shutdown(wait=True, cancel_futures=True)
+            ahead.cancel()  # what is translated already is still written
 
 
 def _attempt(work: Callable[..., Result], pair: Pair, *more: Any) -> Result | MedcycleError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ Array = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
 Slices = tuple[slice, ...]
 Key = TypeVar("Key")
+Sent: TypeAlias = "tuple[torch.Tensor, torch.cuda.Event | None]"
+"""An output on the CPU, and when it will have come from the GPU."""
 
 AIR = -1.0
 _AIR_TOLERANCE = 1e-3
@@ -210,11 +212,11 @@ def _run(
     training = network.training
     network.to(device).eval()
     sent = done = 0
-    waiting: tuple[Sequence[Key], torch.Tensor] | None = None  # what a GPU still computes while the next is loaded
+    waiting: tuple[Sequence[Key], Sent] | None = None  # what a GPU still computes while the next is loaded
 
-    def finish(batch: Sequence[Key], outputs: torch.Tensor) -> None:
+    def finish(batch: Sequence[Key], outputs: Sent) -> None:
         nonlocal done
-        for key, output in zip(batch, _checked(outputs, precision), strict=True):
+        for key, output in zip(batch, _received(outputs, precision), strict=True):
             store(key, output)
         done += len(batch)
         progress(done, len(keys))
@@ -245,7 +247,7 @@ def _run(
         network.train(training)
 
 
-def _forward(network: nn.Module, inputs: Array, device: torch.device, precision: str) -> torch.Tensor | None:
+def _forward(network: nn.Module, inputs: Array, device: torch.device, precision: str) -> Sent | None:
     """One batch sent through the network, not waited for; None if the device's memory ran out."""
     try:
         images = torch.from_numpy(inputs)
@@ -264,12 +266,21 @@ def _forward(network: nn.Module, inputs: Array, device: torch.device, precision:
             f"the network made {found} of a batch of shape {inputs.shape}; expected {expected}. A network with "
             "another number of output channels must have the attribute out_channels."
         )
-    return outputs
+    if device.type != "cuda":
+        return outputs.float(), None
+    host = torch.empty(outputs.shape, dtype=torch.float32, pin_memory=True)
+    host.copy_(outputs.float(), non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return host, arrived
 
 
-def _checked(outputs: torch.Tensor, precision: str) -> Array:
-    """The network's output on the CPU, float32 in [-1, 1]; waits for it."""
-    result: Array = outputs.float().clamp(-1, 1).cpu().numpy()  # not-a-number stays what it is
-    if not np.isfinite(result).all() or not bool(torch.isfinite(outputs).all()):
+def _received(sent: Sent, precision: str) -> Array:
+    """The network's output on the CPU, float32 in [-1, 1], when it has come."""
+    outputs, arrived = sent
+    if arrived is not None:
+        arrived.synchronize()
+    result: Array = outputs.numpy()
+    if not np.isfinite(result).all():
         raise ModelError(f"the network's output is not finite (precision {precision}); its weights are damaged")
-    return result
+    return np.clip(result, -1, 1)

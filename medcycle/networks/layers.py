@@ -262,7 +262,10 @@ def run(module: Callable[[Tensor], Tensor], x: Tensor, checkpointing: bool) -> T
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _frozen_statistics(module)
 
-    result: Tensor = checkpoint(module, x, use_reentrant=False, context_fn=contexts)
+    # A CUDA graph cannot hold the random state, which only dropout needs.
+    layers = module.modules() if isinstance(module, nn.Module) else iter(())
+    draws = any(isinstance(layer, nn.Dropout) and layer.p for layer in layers)
+    result: Tensor = checkpoint(module, x, use_reentrant=False, context_fn=contexts, preserve_rng_state=draws)
     return result
 
 

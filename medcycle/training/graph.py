@@ -80,6 +80,7 @@ class Stepper:
         for optimizer in self._gan.optimizers:
             optimizer.zero_grad(set_to_none=True)
         torch.cuda.synchronize(self._gan.device)
+        stream = torch.cuda.current_stream(self._gan.device)
         try:
             # Other threads go on copying batches to the device meanwhile.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
@@ -87,6 +88,7 @@ class Stepper:
         except RuntimeError as error:
             self._hindrance = (str(error).splitlines() or ["unknown"])[0]
             self._tell(f"The step cannot be recorded as a CUDA graph, ordinary steps go on: {self._hindrance}")
+            torch.cuda.set_stream(stream)  # a recording that fails at its end leaves its own in place
             for optimizer in self._gan.optimizers:
                 optimizer.zero_grad(set_to_none=True)
             return False

@@ -7,6 +7,7 @@ counted; what the libraries need besides is covered by a margin.
 from __future__ import annotations
 
 import math
+import os
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -107,7 +108,8 @@ def choose(
     if len(allowed) == 1:
         return allowed[0]
     world = dist.get_world_size() if dist.is_initialized() else 1
-    free = free_memory(gan.device) // (world if gan.device.type == "cpu" else 1)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world))  # processes that share this machine's memory
+    free = free_memory(gan.device) // (here if gan.device.type == "cpu" else 1)
     batch = config.train.batch_size // world
     filters = max(config.model.generator.filters, config.model.discriminator.filters)
     if _MOST * math.prod(config.sample.size) * filters * batch < free * SHARE:

@@ -50,7 +50,12 @@ class ImagePool:
         if self._drawn is None or self._drawn.shape != drawn.shape:
             self._drawn = drawn.to(device)
         else:
-            self._drawn.copy_(drawn)
+            drawn = drawn.pin_memory() if self._drawn.device.type == "cuda" else drawn
+            self._drawn.copy_(drawn, non_blocking=True)
+        self._asked = 0
+
+    def rewind(self) -> None:
+        """The next image is the first of those decided upon, again: a recording that failed has gone through them."""
         self._asked = 0
 
     def exchange(self, images: Tensor) -> Tensor:

@@ -194,6 +194,8 @@ def step_on_device(
     gan: CycleGAN, real_a: Tensor, real_b: Tensor, loss: LossSettings, microbatch: int | None
 ) -> dict[str, Tensor]:
     """The step's arithmetic, which never waits for the device: see :func:`training_step`."""
+    gan.pool_a.rewind()
+    gan.pool_b.rewind()
     size = microbatch or len(real_a)
     parts = list(zip(real_a.split(size), real_b.split(size), strict=True))
     shares = [len(part_a) / len(real_a) for part_a, _ in parts]
