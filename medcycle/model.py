@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from medcycle.data.unpaired import AXES
 from medcycle.errors import MedcycleError, ModelError
 from medcycle.networks import build_generator, upstream
+from medcycle.networks.weights import misfits
 from medcycle.prepare import Preparation
 
 FORMAT = 1
@@ -311,21 +312,14 @@ def _build(path: Path, arguments: dict[str, Any]) -> nn.Module:
 
 def _check_weights(path: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Refuse weights that do not fit, in a sentence instead of torch's page of keys."""
-    expected = network.state_dict()
-    wrong = [
-        f"{name} is {tuple(weights[name].shape)} in the file and {tuple(value.shape)} in the network"
-        for name, value in expected.items()
-        if name in weights and weights[name].shape != value.shape
-    ]
-    parts = [
-        f"{len(names)} {what}, such as {names[0]}"
-        for what, names in (
-            ("missing in the file", sorted(expected.keys() - weights.keys())),
-            ("unknown to the network", sorted(weights.keys() - expected.keys())),
-            ("of another shape", wrong),
-        )
-        if names
-    ]
+    parts = misfits(
+        weights,
+        network.state_dict(),
+        missing="missing in the file",
+        unknown="unknown to the network",
+        other="of another shape",
+        shapes="{} in the file and {} in the network",
+    )
     if parts:
         raise ModelError(f"{path}: the weights do not fit the {type(network).__name__}: {'; '.join(parts)}")
 

@@ -38,6 +38,7 @@ from medcycle.networks.upstream_keys import (
     norm_of,
     pairs,
 )
+from medcycle.networks.weights import misfits
 
 __all__ = [
     "SUFFIX",
@@ -189,20 +190,13 @@ def _complete_batch_norm(state: dict[str, Tensor], layers: list[Layer]) -> None:
 
 def _check(found: State, expected: State, network: nn.Module, where: str) -> None:
     """Refuse keys or shapes that are not those of the network found from them."""
-    wrong = [
-        f"{key} is {tuple(found[key].shape)} instead of {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in found and found[key].shape != value.shape
-    ]
-    parts = [
-        f"{len(problems)} {what}, such as {problems[0]}"
-        for what, problems in (
-            ("expected keys missing", [key for key in expected if key not in found]),
-            ("unexpected keys found", [key for key in found if key not in expected]),
-            ("tensors of another shape", wrong),
-        )
-        if problems
-    ]
+    parts = misfits(
+        found,
+        expected,
+        missing="expected keys missing",
+        unknown="unexpected keys found",
+        other="tensors of another shape",
+    )
     if parts:
         raise ModelError(
             f"{where}: looks like a {type(network).__name__} of the original program, but it is another: "

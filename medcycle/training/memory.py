@@ -26,6 +26,7 @@ from medcycle.training.step import CycleGAN, LossSettings, generator_losses
 
 MARGIN = 1.4  # workspaces of convolutions, fragmentation (benchmarks.memory: up to 1.35 on a CPU)
 SHARE = 0.9  # of the free memory that a run may plan with
+_SMALLEST = 16  # voxels along an axis of a sample that is advised
 _MOST = 1000  # bytes a voxel and filter of a sample; more than any step of ours needs (measured: 90 to 740)
 
 
@@ -107,21 +108,14 @@ def choose(
     allowed = plans(config, gan.device, independent=gan.batch_independent, sides=sides)
     if len(allowed) == 1:
         return allowed[0]
-    world = dist.get_world_size() if dist.is_initialized() else 1
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", world))  # processes that share this machine's memory
-    free = free_memory(gan.device) // (here if gan.device.type == "cpu" else 1)
-    batch = config.train.batch_size // world
+    batch, free = _share(config, gan)
     filters = max(config.model.generator.filters, config.model.discriminator.filters)
     if _MOST * math.prod(config.sample.size) * filters * batch < free * SHARE:
         return replace(allowed[0], free=free)
+    loss = loss_settings(config)
     for plan in allowed:
-        needed = step_bytes(
-            make,
-            plan.checkpointing,
-            (plan.microbatch or batch, channels, config.sample.size),
-            plan.sides > 0,
-            loss_settings(config),
-        )
+        samples = plan.microbatch or batch, channels, config.sample.size
+        needed = step_bytes(make, plan.checkpointing, samples, plan.sides > 0, loss)
         if needed is None:  # a network of the user's own that cannot run without content
             return allowed[0]
         if needed <= free * SHARE:
@@ -133,27 +127,44 @@ def settings_that_fit(
     config: Config, plan: MemoryPlan, gan: CycleGAN, make: Callable[[], CycleGAN], channels: tuple[int, int]
 ) -> str:
     """After a plan has run out of memory: what to set instead, with what each setting would take."""
-    world = dist.get_world_size() if dist.is_initialized() else 1
-    batch = config.train.batch_size // world
-    size = tuple(config.sample.size)
+    batch, free = _share(config, gan)
+    free = plan.free or free
+    size, loss = tuple(config.sample.size), loss_settings(config)
 
-    def told(setting: str, checkpointing: bool, samples: int, size: tuple[int, ...] = size) -> str:
-        needed = step_bytes(make, checkpointing, (samples, channels, size), loss=loss_settings(config))
-        return setting if needed is None else f"{setting} (takes about {_size(needed)})"
+    def needs(checkpointing: bool, count: int, size: tuple[int, ...], side_by_side: bool = False) -> int | None:
+        return step_bytes(make, checkpointing, (count, channels, size), side_by_side, loss)
 
-    found = []
+    one = 1 if gan.batch_independent else batch
+    frugal = {}
     if plan.name == "batched" and gan.batch_independent and not config.train.microbatch:
-        found.append(told("train.memory=split", False, 1))
+        frugal["train.memory=split"] = needs(False, 1, size)
     if not plan.checkpointing:
-        found.append(told("train.memory=checkpointed", True, 1 if gan.batch_independent else batch))
-    smaller = tuple(max(16, n // 2 // 4 * 4) for n in size)
-    text = told(f"sample.size=[{', '.join(map(str, smaller))}]", plan.checkpointing, plan.microbatch or batch, smaller)
-    loss = loss_settings(config)
-    now = step_bytes(make, plan.checkpointing, (plan.microbatch or batch, channels, size), plan.sides > 0, loss)
+        frugal["train.memory=checkpointed"] = needs(True, one, size)
+    found = [_told(setting, needed) for setting, needed in frugal.items() if (needed or 0) <= free * SHARE]
+    count, smaller = plan.microbatch or batch, size
+    while True:
+        smaller = tuple(max(_SMALLEST, n // 8 * 4) for n in smaller)
+        needed = needs(plan.checkpointing, count, smaller)
+        if (needed or 0) <= free * SHARE or max(smaller) == _SMALLEST:
+            break
+    now = needs(plan.checkpointing, count, size, plan.sides > 0)
     asked = "" if now is None else f" A step took about {_size(now)}."
-    again = f"{text} or fewer model.generator.filters (now {config.model.generator.filters})"
-    free = f"Set {' or '.join(found)} and go on with --resume; or begin" if found else "Begin"
-    return f"{asked} {free} again with {again}."
+    setting = _told(f"sample.size=[{', '.join(map(str, smaller))}]", needed)
+    again = f"{setting} or fewer model.generator.filters (now {config.model.generator.filters})"
+    go_on = f"Set {' or '.join(found)} and go on with --resume; or begin" if found else "Begin"
+    return f"{asked} {go_on} again with {again}."
+
+
+def _share(config: Config, gan: CycleGAN) -> tuple[int, int]:
+    """This process's samples of a step, and the bytes that are free for it."""
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world))  # processes that share this machine's memory
+    free = free_memory(gan.device) // (here if gan.device.type == "cpu" else 1)
+    return config.train.batch_size // world, free
+
+
+def _told(setting: str, needed: int | None) -> str:
+    return setting if needed is None else f"{setting} (takes about {_size(needed)})"
 
 
 def step_bytes(

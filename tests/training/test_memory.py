@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 import medcycle.training.memory as memory
 from medcycle.config import Config
-from medcycle.training.memory import MemoryPlan, choose, plans, set_checkpointing, step_bytes
+from medcycle.training.memory import MemoryPlan, choose, plans, set_checkpointing, settings_that_fit, step_bytes
 from medcycle.training.setup import build_gan
 from medcycle.training.step import CycleGAN, LossSettings, generator_losses
 
@@ -157,3 +158,16 @@ def test_two_runs_differing_in_memory_are_the_same_to_rounding(tmp_path: Path) -
     for other in found[1:]:
         for name, value in found[0].items():
             torch.testing.assert_close(other[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_only_settings_that_fit_are_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config([256, 256], batch_size=2, memory="split")
+    gan, make = maker(config)(), maker(config)
+    (plan,) = plans(config, CPU, independent=True)
+    checkpointed = step_bytes(make, True, (1, (1, 1), (256, 256))) or 0
+    for free, listed in ((2 * checkpointed, True), (checkpointed // 2, False)):
+        monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free)
+        text = settings_that_fit(config, plan, gan, make, (1, 1))
+        assert ("train.memory=checkpointed" in text) == listed
+        size = int(re.findall(r"sample\.size=\[(\d+), \1\]", text)[0])
+        assert (step_bytes(make, False, (1, (1, 1), (size, size))) or 0) <= free * memory.SHARE or size == 16
