@@ -20,18 +20,19 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "volume": {"errors"},
     "device": {"errors"},
+    "similarity": set(),
     "io": {"volume", "errors"},
     "networks": {"errors"},
     "data": {"io", "volume", "errors"},
     "prepare": {"io", "volume", "errors"},
     "model": {"data", "prepare", "networks", "errors"},
-    "inference": {"model", "data", "prepare", "networks", "io", "volume", "errors", "device"},
-    "evaluation": {"data", "prepare", "io", "volume", "errors"},
+    "inference": {"model", "data", "prepare", "networks", "io", "volume", "errors", "device", "similarity"},
+    "evaluation": {"data", "prepare", "io", "volume", "errors", "similarity"},
     "config": {"errors"},
     "console": set(),
     "notices": set(),
     "training": {"config", "console", "device", "model", "data", "prepare", "networks", "io", "volume", "errors"}
-    | {"evaluation"},  # the report page, which both rooms write
+    | {"similarity", "evaluation"},  # the latter: the report page, which both rooms write
     "benchmark": {"config", "console", "training", "inference", "evaluation", "data", "device", "io", "errors"},
     "demo": {"config", "console", "training", "inference", "evaluation", "data", "io"},
     "cli": {"config", "console", "notices", "benchmark", "demo", "training", "inference", "evaluation", "data", "io"}
@@ -54,7 +55,7 @@ HEAVY = {
 }
 # What a room may import when it is itself imported. Everything else heavy waits inside the function that needs it.
 AT_ONCE = {room: {"numpy"} for room in ("volume", "io", "prepare", "evaluation", "benchmark")} | {
-    room: {"numpy", "torch"} for room in ("data", "networks", "model", "device", "training", "inference")
+    room: {"numpy", "torch"} for room in ("data", "networks", "model", "device", "similarity", "training", "inference")
 }
 
 
