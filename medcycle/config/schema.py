@@ -239,6 +239,9 @@ class Structure(Section):
     """One image tells the other's values (Viola & Wells 1997)."""
     outline: Annotated[float, Field(ge=0)] = 0.0
     """The same outline of the body (soft Dice)."""
+    patch_nce: Annotated[float, Field(ge=0)] = 0.0
+    """Features of the generator's encoder know every place among others (PatchNCE: Park 2020). A step takes
+    about a third longer."""
     warm_up: Annotated[int, Field(ge=0)] = 0
     """Steps over which these weights grow from 0."""
 
@@ -252,6 +255,9 @@ class Loss(Section):
     """Relative to `cycle`, as in the original; 0 switches it off."""
     gradient_penalty: Annotated[float, Field(ge=0)] = 10.0
     """wgan-gp only (Gulrajani 2017, eq. 3)."""
+    masked: bool = False
+    """mr, ct: what is made is set to air outside the body before it is judged, and the cycle, identity and adversarial
+    losses count the body only. Needs `prepare.foreground`."""
     structure: Structure = Structure()
 
 
@@ -324,6 +330,10 @@ class Config(Section):
             problems.append(
                 "prepare.invert needs mr and ct: in pictures (modality image) nothing tells air from tissue"
             )
+        if self.loss.masked and not self._bodies():
+            problems.append(
+                "loss.masked needs the body: prepare.foreground true (or null), and domains that are mr or ct"
+            )
         problems += self._resizing()
         if not self._axes_in_order():
             problems.append(
@@ -356,6 +366,12 @@ class Config(Section):
         if any(r < s for r, s in zip(resize, size, strict=True)):
             return [f"sample.resize {list(resize)} is smaller than sample.size {list(size)}"]
         return []
+
+    def _bodies(self) -> bool:
+        """Whether both domains' scans have air set outside the body."""
+        modalities = {self.domains.a.modality, self.domains.b.modality}
+        set_to_air = modalities != {"ct"} if self.prepare.foreground is None else self.prepare.foreground
+        return "image" not in modalities and set_to_air
 
     @property
     def pictures(self) -> bool:

@@ -51,6 +51,7 @@ class ResnetGenerator(nn.Module):
     Attributes:
         multiple: the input is padded to a multiple of this along each axis, and the output cropped back.
         batch_independent: whether an image's result is free of the others in its batch (while training).
+        feature_channels: channels of each of its `features`.
 
     Raises:
         ModelError: if an argument, or the shape of an input, is not possible.
@@ -79,6 +80,7 @@ class ResnetGenerator(nn.Module):
         if upsample not in UPSAMPLES:
             raise ModelError(f"upsample {upsample!r} is unknown; allowed are {', '.join(UPSAMPLES)}")
         self.ndim, self.in_channels, self.out_channels = ndim, in_channels, out_channels
+        self.feature_channels = [filters, 2 * filters, 4 * filters, 4 * filters]
         self.batch_independent = norm != "batch"
         self.checkpointing = checkpointing
         bias = L.needs_bias(norm)
@@ -118,3 +120,15 @@ class ResnetGenerator(nn.Module):
             x = L.run(block, x, self.checkpointing)
         x = L.run(self.up, x, self.checkpointing)
         return L.in_float32(self.tail, x)[crop]
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """What the encoder sees in images, from fine to coarse: (batch, channel, *smaller space) each."""
+        x, _ = L.pad_to_multiple(x, self.multiple, minimum=8)
+        found = []
+        for layer in self.head:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                found.append(x)
+        for block in self.blocks[: (len(self.blocks) + 1) // 2]:
+            x = block(x)
+        return [*found, x]

@@ -25,6 +25,7 @@ class UnetGenerator(nn.Module):
     Attributes:
         multiple: the input is padded to a multiple of this (2 ** downs) along each axis, and the output cropped back.
         batch_independent: whether an image's result is free of the others in its batch (while training).
+        feature_channels: channels of each of its `features`.
 
     Raises:
         ModelError: if an argument, or the shape of an input, is not possible.
@@ -55,6 +56,7 @@ class UnetGenerator(nn.Module):
         self.checkpointing = checkpointing
         bias = L.needs_bias(norm)
         widths = [filters * min(2**level, 8) for level in range(downs)]  # channels after each halving
+        self.feature_channels = widths[: min(4, downs - 1)]
 
         def encode(level: int) -> nn.Module:
             inner, outer = widths[level], widths[level - 1]
@@ -94,3 +96,11 @@ class UnetGenerator(nn.Module):
         for decode in self.decoder:
             x = torch.cat([skips.pop(), L.run(decode, x, self.checkpointing)], dim=1)
         return L.in_float32(self.tail, x)[crop]
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """What the encoder sees in images, at its first levels: (batch, channel, *smaller space) each."""
+        x, _ = L.pad_to_multiple(x, self.multiple)
+        found = [self.head(x)]
+        for encode in self.encoder[: len(self.feature_channels) - 1]:
+            found.append(encode(found[-1]))
+        return found

@@ -29,7 +29,7 @@ from medcycle.prepare.remarks import swap_warning
 from medcycle.prepare.state import PreparedState
 from medcycle.prepare.workers import run_jobs
 
-VERSION = 2  # of the entries; raised when the same preparation would now give other values
+VERSION = 3  # of the entries; raised when the same preparation would now give other values
 POINTS = 1024
 STALE_SECONDS = 3600.0  # a temporary file this old belongs to a process that was killed
 Progress = Callable[[int, int, str], None]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from torch.nn.functional import relu
@@ -17,33 +18,46 @@ from torch.nn.functional import relu
 Adversarial: TypeAlias = Literal["lsgan", "bce", "hinge", "wgan-gp"]
 
 
-def generator_loss(kind: Adversarial, fake: Tensor) -> Tensor:
+def generator_loss(kind: Adversarial, fake: Tensor, inside: Tensor | None = None) -> Tensor:
     """How far generated images are from being taken for real.
 
     lsgan: Mao 2017, eq. 9 (without the factor 1/2, as in CycleGAN); bce: Goodfellow 2014, section 3, non-saturating;
     hinge: Lim & Ye 2017; wgan-gp: Arjovsky 2017, algorithm 1.
+
+    Args:
+        kind: of the loss.
+        fake: logits.
+        inside: (batch, 1, *space) of the images, 1 in the body, else 0: a logit counts as much as the places it stands
+            for lie inside.
     """
     fake = fake.float()
     if kind == "lsgan":
-        return (fake - 1).square().mean()
+        return mean((fake - 1).square(), inside)
     if kind == "bce":
-        return bce(fake, torch.ones_like(fake))
-    return -fake.mean()
+        return mean(bce(fake, torch.ones_like(fake), reduction="none"), inside)
+    return -mean(fake, inside)
 
 
-def discriminator_loss(kind: Adversarial, real: Tensor, fake: Tensor) -> Tensor:
+def discriminator_loss(
+    kind: Adversarial, real: Tensor, fake: Tensor, inside: tuple[Tensor | None, Tensor | None] = (None, None)
+) -> Tensor:
     """How badly real and generated images are told apart (same sources as `generator_loss`).
 
-    lsgan and bce carry the factor 1/2 of Zhu 2017, section 7.1, which slows the discriminator down.
+    lsgan and bce carry the factor 1/2 of Zhu 2017, section 7.1, which slows the discriminator down. `inside` is that of
+    the real and that of the generated images, see `generator_loss`.
     """
     real, fake = real.float(), fake.float()
+    of_real, of_fake = inside
     if kind == "lsgan":
-        return 0.5 * ((real - 1).square().mean() + fake.square().mean())
+        return 0.5 * (mean((real - 1).square(), of_real) + mean(fake.square(), of_fake))
     if kind == "bce":
-        return 0.5 * (bce(real, torch.ones_like(real)) + bce(fake, torch.zeros_like(fake)))
+        return 0.5 * (
+            mean(bce(real, torch.ones_like(real), reduction="none"), of_real)
+            + mean(bce(fake, torch.zeros_like(fake), reduction="none"), of_fake)
+        )
     if kind == "hinge":
-        return relu(1 - real).mean() + relu(1 + fake).mean()
-    return fake.mean() - real.mean()
+        return mean(relu(1 - real), of_real) + mean(relu(1 + fake), of_fake)
+    return mean(fake, of_fake) - mean(real, of_real)
 
 
 def gradient_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
@@ -62,6 +76,26 @@ def gradient_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor, fa
     return ((gradient.flatten(1).square().sum(1) + 1e-12).sqrt() - 1).square().mean()
 
 
-def l1(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute difference: the cycle and the identity loss (Zhu 2017, eq. 2 and section 5.2)."""
-    return (prediction.float() - target.float()).abs().mean()
+def l1(prediction: Tensor, target: Tensor, inside: Tensor | None = None) -> Tensor:
+    """Mean absolute difference: the cycle and the identity loss (Zhu 2017, eq. 2 and section 5.2).
+
+    `inside`: (batch, 1, *space), the voxels that count; None: all.
+    """
+    return mean((prediction.float() - target.float()).abs(), inside)
+
+
+def mean(values: Tensor, inside: Tensor | None = None) -> Tensor:
+    """The mean of all values, or each sample's mean over its body, averaged over the samples.
+
+    Args:
+        values: (batch, channel, *smaller space).
+        inside: (batch, 1, *space), 1 in the body, else 0; brought to the size of the values by averaging. A sample
+            without any body counts 0.
+    """
+    if inside is None:
+        return values.mean()
+    weights = inside.float()
+    if weights.shape[2:] != values.shape[2:]:
+        weights = F.interpolate(weights, values.shape[2:], mode="area")
+    total = weights.flatten(1).sum(1) * values.shape[1]
+    return ((values * weights).flatten(1).sum(1) / (total + 1e-6)).mean()

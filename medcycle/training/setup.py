@@ -13,6 +13,7 @@ from medcycle.config import Config
 from medcycle.errors import ConfigError, TrainingError
 from medcycle.networks import build_discriminator, build_generator
 from medcycle.networks.layers import initialize
+from medcycle.networks.projections import Projections
 from medcycle.training.step import CycleGAN, LossSettings
 from medcycle.training.structure import StructureSettings
 
@@ -53,6 +54,7 @@ def build_gan(
             arguments = config.model.discriminator.model_dump() | {"channels": inputs, "ndim": len(config.sample.size)}
             networks.append(build_discriminator(**arguments))
             initialize(networks[-1])
+    projections = _projections(networks[0], networks[1]) if config.loss.structure.patch_nce else None
     torch.manual_seed(config.train.seed + 1 + rank)  # from here on, each process draws for its own samples
     return CycleGAN(
         # Tensors without content (see memory.py) lie on the CPU already and cannot be moved.
@@ -63,7 +65,24 @@ def build_gan(
         ema=config.train.ema,
         precision=precision,
         seed=config.train.seed + 1000 * rank,
+        projections=None if projections is None else (projections[0].to(device), projections[1].to(device)),
     )
+
+
+def _projections(*generators: Any) -> list[nn.Module]:
+    """What PatchNCE compares either generator's features by.
+
+    Raises:
+        ConfigError: for a generator of the user's own that does not give its features.
+    """
+    for generator in generators:
+        if not (hasattr(generator, "features") and hasattr(generator, "feature_channels")):
+            raise ConfigError(
+                f"loss.structure.patch_nce: the generator {type(generator).__name__} gives no features to compare. "
+                "Give it the method features(images), which returns a list of (batch, channel, *space), and the "
+                "attribute feature_channels, or set loss.structure.patch_nce=0."
+            )
+    return [Projections(generator.feature_channels) for generator in generators]
 
 
 def thread_count(config: Config) -> int:

@@ -16,7 +16,9 @@ from medcycle.device import autocast
 from medcycle.training.losses import Adversarial, discriminator_loss, generator_loss, gradient_penalty, l1
 from medcycle.training.pool import ImagePool
 from medcycle.training.runtime import average_gradients, in_turn
-from medcycle.training.structure import StructureSettings, structure_losses
+from medcycle.training.structure import StructureSettings, patch_nce_loss, structure_losses
+
+PLACES = 256  # of an image, which PatchNCE compares (Park 2020, appendix C.1)
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class LossSettings:
     cycle: float = 10.0
     identity: float = 0.5
     gradient_penalty: float = 10.0
+    masked: bool = False
     structure: StructureSettings = field(default_factory=StructureSettings)
 
 
@@ -49,12 +52,15 @@ class CycleGAN:
         ema: float = 0.0,
         precision: str = "fp32",
         seed: int = 0,
+        projections: tuple[nn.Module, nn.Module] | None = None,
     ) -> None:
         self.a_to_b, self.b_to_a = a_to_b, b_to_a
         self.discriminator_a, self.discriminator_b = discriminator_a, discriminator_b
         self.device = next(a_to_b.parameters()).device
         self.precision = precision
-        self.generator_parameters = [*a_to_b.parameters(), *b_to_a.parameters()]
+        self.projections = projections  # of the features of either generator, for PatchNCE
+        learning_along = [parameter for network in projections or () for parameter in network.parameters()]
+        self.generator_parameters = [*a_to_b.parameters(), *b_to_a.parameters(), *learning_along]
         self.discriminator_parameters = [*discriminator_a.parameters(), *discriminator_b.parameters()]
         # Capturable: a CUDA graph may hold the update.
         adam = functools.partial(
@@ -73,6 +79,8 @@ class CycleGAN:
         self.average_a_to_b = copy.deepcopy(a_to_b).requires_grad_(False) if ema else a_to_b
         self.average_b_to_a = copy.deepcopy(b_to_a).requires_grad_(False) if ema else b_to_a
         self.ramp = torch.ones((), device=self.device)  # share of the structure losses' weights
+        self.draws = torch.zeros(PLACES, device=self.device)  # which places PatchNCE compares
+        self.seed = seed
         self.step = 0
 
     @property
@@ -84,6 +92,8 @@ class CycleGAN:
             "discriminator_a": self.discriminator_a,
             "discriminator_b": self.discriminator_b,
         }
+        if self.projections:
+            networks |= {"projections_a_to_b": self.projections[0], "projections_b_to_a": self.projections[1]}
         if self.ema:
             networks |= {"average_a_to_b": self.average_a_to_b, "average_b_to_a": self.average_b_to_a}
         return networks
@@ -180,6 +190,9 @@ def training_step(
 def before_step(gan: CycleGAN, batch: int, loss: LossSettings) -> None:
     """What is decided on the CPU: which earlier images the discriminators will see, how much the structure counts."""
     gan.ramp.fill_(loss.structure.ramp(gan.step))
+    if gan.projections:
+        generator = torch.Generator().manual_seed(gan.seed * 1_000_003 + gan.step)
+        gan.draws.copy_(torch.rand(PLACES, generator=generator), non_blocking=True)
     gan.pool_a.decide(batch, gan.device)
     gan.pool_b.decide(batch, gan.device)
 
@@ -257,21 +270,34 @@ def generator_losses(
     there, back = (gan.a_to_b, gan.b_to_a) if a_to_b else (gan.b_to_a, gan.a_to_b)
     critic = gan.discriminator_b if a_to_b else gan.discriminator_a
     losses: dict[str, Tensor] = {}
+    inside = body(real) if loss.masked else None
     with autocast(gan.device, gan.precision):
         if loss.identity:
             fake, same = together(there, real, other)
-            losses[f"identity_{target}"] = l1(same, other)
+            losses[f"identity_{target}"] = l1(same, other, body(other) if loss.masked else None)
         else:
             fake = there(real)
-        losses[f"cycle_{source}"] = l1(back(fake), real)
-        losses[f"adversarial_{target}"] = generator_loss(loss.adversarial, critic(fake))
+        if inside is not None:
+            fake = torch.where(inside, fake, -1.0)
+        losses[f"cycle_{source}"] = l1(back(fake), real, inside)
+        losses[f"adversarial_{target}"] = generator_loss(loss.adversarial, critic(fake), inside)
+        if gan.projections:
+            projections = gan.projections[0 if a_to_b else 1]
+            losses[f"patch_nce_{target}"] = patch_nce_loss(there, projections, real, fake, gan.draws)
     total = losses[f"adversarial_{target}"] + loss.cycle * losses[f"cycle_{source}"]
     if loss.identity:
         total = total + loss.cycle * loss.identity * losses[f"identity_{target}"]
+    if gan.projections:
+        total = total + loss.structure.patch_nce * gan.ramp * losses[f"patch_nce_{target}"]
     for name, (weight, value) in structure_losses(loss.structure, real, fake).items():
         losses[f"{name}_{target}"] = value
         total = total + weight * gan.ramp * value
     return losses, total, fake
+
+
+def body(images: Tensor) -> Tensor:
+    """(batch, 1, *space): where images that were prepared with `foreground` are not air, which is exactly -1 there."""
+    return (images > -1).any(1, keepdim=True)
 
 
 def discriminator_losses(
@@ -281,7 +307,8 @@ def discriminator_losses(
     network = gan.discriminator_a if domain == "a" else gan.discriminator_b
     with autocast(gan.device, gan.precision):
         logits_real, logits_fake = together(network, real, fake)
-        total = discriminator_loss(loss.adversarial, logits_real, logits_fake)
+        inside = (body(real), body(fake)) if loss.masked else (None, None)
+        total = discriminator_loss(loss.adversarial, logits_real, logits_fake, inside)
     losses = {f"discriminator_{domain}": total}
     if loss.adversarial == "wgan-gp":
         losses[f"penalty_{domain}"] = penalty = gradient_penalty(network, real, fake)

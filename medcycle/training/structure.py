@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from medcycle.similarity import gradient_correlation, mind_distance, mutual_information, outline_consistency
+from medcycle.similarity import (
+    gradient_correlation,
+    mind_distance,
+    mutual_information,
+    outline_consistency,
+    patch_nce,
+)
 
 
 @dataclass(frozen=True)
@@ -15,6 +25,7 @@ class StructureSettings:
 
     Attributes:
         gradient_correlation, mind, mutual_information, outline: of the functions of these names.
+        patch_nce: of PatchNCE on the generator's own features (:func:`patch_nce_loss`).
         warm_up: steps over which the weights grow linearly from 0.
     """
 
@@ -22,6 +33,7 @@ class StructureSettings:
     mind: float = 0.0
     mutual_information: float = 0.0
     outline: float = 0.0
+    patch_nce: float = 0.0
     warm_up: int = 0
 
     def ramp(self, step: int) -> float:
@@ -39,3 +51,38 @@ def structure_losses(settings: StructureSettings, given: Tensor, made: Tensor) -
     }
     weights = {name: float(getattr(settings, name)) for name in losses}
     return {name: (weights[name], loss(made, given)) for name, loss in losses.items() if weights[name]}
+
+
+def patch_nce_loss(generator: Any, projections: nn.Module, given: Tensor, made: Tensor, draws: Tensor) -> Tensor:
+    """Every place of the made image should know its own place of the given one among others (Park 2020, eq. 4).
+
+    Known by the generator's own encoder and the projections, which learn along. Other than there, only places inside
+    the body are compared: those in the air are all alike.
+
+    Args:
+        generator: with the method `features`.
+        projections: a :class:`medcycle.networks.projections.Projections` for its levels.
+        given: (batch, channel, *space) in [-1, 1].
+        made: likewise, what the generator made of it.
+        draws: (n,) random numbers in [0, 1) that choose the places.
+    """
+    queries, keys = generator.features(made), [level.detach() for level in generator.features(given)]
+    inside = (given > -1).any(1, keepdim=True).float()  # air is exactly -1
+    places = [places_inside(inside, level.shape[2:], draws) for level in keys]
+    pairs = zip(projections(queries, places), projections(keys, places), strict=True)
+    return torch.stack([patch_nce(query, key) for query, key in pairs]).mean()
+
+
+def places_inside(inside: Tensor, space: Sequence[int], draws: Tensor) -> Tensor:
+    """Indices (batch, n) into a flattened level of that size, uniform over the body; anywhere where there is none.
+
+    Args:
+        inside: (batch, 1, *space), 1 in the body, else 0.
+        space: of the level, no larger.
+        draws: (n,) random numbers in [0, 1).
+    """
+    pool = F.adaptive_max_pool2d if len(space) == 2 else F.adaptive_max_pool3d
+    weights = pool(inside, tuple(space)).flatten(1)
+    weights = torch.where(weights.any(1, keepdim=True), weights, torch.ones_like(weights))
+    totals = weights.cumsum(1)
+    return torch.searchsorted(totals, draws * totals[:, -1:], right=True).clamp_max(weights.shape[1] - 1)

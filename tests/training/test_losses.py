@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from medcycle.training.losses import discriminator_loss, generator_loss, gradient_penalty, l1
+from medcycle.training.losses import Adversarial, discriminator_loss, generator_loss, gradient_penalty, l1
 
 rng = np.random.default_rng(0)
 REAL, FAKE = rng.normal(size=(2, 1, 5, 6)), rng.normal(size=(2, 1, 5, 6))
@@ -57,3 +57,26 @@ def test_gradient_penalty_trains_the_critic() -> None:
     gradient_penalty(critic, torch.rand(2, 1, 8, 8), torch.rand(2, 1, 8, 8)).backward()
     assert critic.weight.grad is not None
     assert float(critic.weight.grad.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("kind", ["lsgan", "bce", "hinge", "wgan-gp"])
+def test_only_the_body_counts_where_a_mask_is_given(ndim: int, kind: Adversarial) -> None:
+    """A logit for each half of the image; the body fills the first half and a quarter of the second."""
+    inside = torch.zeros(1, 1, *(8,) * ndim)
+    inside[:, :, :4], inside[:, :, 4:6, :4] = 1, 1
+    real, fake = (torch.tensor([1.5, -0.7]).reshape(1, 1, 2, *(1,) * (ndim - 1)) * sign for sign in (1, -1))
+    weights = torch.tensor([1.0, 0.25]) / 1.25
+
+    def plain(loss, *logits: torch.Tensor) -> float:
+        """The same, one logit at a time, weighted by hand."""
+        parts = [loss(kind, *(x.flatten()[n : n + 1] for x in logits)) for n in (0, 1)]
+        return float((torch.stack(parts) * weights).sum())
+
+    assert float(generator_loss(kind, fake, inside)) == pytest.approx(plain(generator_loss, fake), rel=1e-5)
+    found = float(discriminator_loss(kind, real, fake, (inside, inside)))
+    assert found == pytest.approx(plain(discriminator_loss, real, fake), rel=1e-5)
+    a, b = torch.zeros(1, 2, *(8,) * ndim), torch.zeros(1, 2, *(8,) * ndim)
+    b[:, :, :4], b[:, :, 6:] = 0.5, 9.0  # outside, anything may be
+    assert float(l1(a, b, inside)) == pytest.approx(0.5 * 4 / (4 + 2 * 0.5), rel=1e-5)
+    assert float(l1(a, b, torch.zeros_like(inside))) == 0

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from medcycle.config import Config
+from medcycle.errors import ConfigError
 from medcycle.networks import build_discriminator, build_generator
-from medcycle.training.setup import loss_settings
-from medcycle.training.step import CycleGAN, LossSettings, training_step
-from medcycle.training.structure import StructureSettings
+from medcycle.training.setup import build_gan, loss_settings
+from medcycle.training.step import CycleGAN, LossSettings, discriminator_losses, generator_losses, training_step
+from medcycle.training.structure import StructureSettings, places_inside
 
 ALL = {"gradient_correlation": 1.0, "mind": 1.0, "mutual_information": 1.0, "outline": 1.0}
 
@@ -57,3 +60,119 @@ def test_settings_reach_the_step_from_a_configuration() -> None:
     found = loss_settings(config).structure
     assert found == StructureSettings(mind=2, warm_up=100)
     assert [found.ramp(step) for step in (0, 50, 200)] == [0, 0.5, 1]
+
+
+def small(size: tuple[int, ...], generator: str = "resnet", **loss: object) -> tuple[CycleGAN, LossSettings]:
+    domain = {"path": "x", "modality": "mr"}
+    networks = {
+        "generator": {"kind": generator, "filters": 4} | ({"downs": 3} if generator == "unet" else {"blocks": 2}),
+        "discriminator": {"filters": 4, "layers": 1},
+    }
+    config = Config.model_validate(
+        {
+            "domains": {"a": domain | {"name": "a"}, "b": domain | {"name": "b"}},
+            "sample": {"size": size},
+            "model": networks,
+            "loss": loss,
+        }
+    )
+    return build_gan(config, (1, 1), torch.device("cpu"), "fp32"), loss_settings(config)
+
+
+def scans(size: tuple[int, ...]) -> list[torch.Tensor]:
+    """Of both domains: noise in a block, air round it."""
+    made = []
+    for seed in (1, 2):
+        image = torch.full((2, 1, *size), -1.0)
+        inner = (..., *(slice(4, n - 4) for n in size))
+        image[inner] = torch.rand(image[inner].shape, generator=torch.Generator().manual_seed(seed)) - 0.5
+        made.append(image)
+    return made
+
+
+@pytest.mark.parametrize("generator", ["resnet", "unet"])
+@pytest.mark.parametrize("size", [(24, 24), (16, 16, 16)])
+def test_patch_nce_trains_generator_and_projections_and_goes_on_bit_for_bit(
+    size: tuple[int, ...], generator: str
+) -> None:
+    loss = {"cycle": 0, "identity": 0, "structure": {"patch_nce": 1}}
+    gan, settings = small(size, generator, **loss)
+    a, b = scans(size)
+    before = [p.clone() for p in gan.generator_parameters]
+    values = [float(training_step(gan, a, b, settings)["patch_nce_b"]) for _ in range(20)]
+    assert values[-1] < values[0] - 0.02
+    assert all(not torch.equal(p, old) for p, old in zip(gan.generator_parameters, before, strict=True) if p.ndim > 1)
+    again, _ = small(size, generator, **loss)
+    again.load_state_dict(gan.state_dict())
+    again.pool_a.load_state_dict(gan.pool_a.state_dict())
+    again.pool_b.load_state_dict(gan.pool_b.state_dict())
+    for this, that in zip(*(training_step(g, a, b, settings).values() for g in (gan, again)), strict=True):
+        assert torch.equal(this, that)
+
+
+@pytest.mark.parametrize("space", [(6, 5), (4, 3, 5)])
+def test_places_are_uniform_over_the_body(space: tuple[int, ...]) -> None:
+    inside = torch.zeros(2, 1, *(2 * n for n in space))
+    inside[0, :, :2, 4:6] = 1  # of the second sample nothing is body: all of it is drawn from
+    draws = torch.linspace(0, 1, 6001)[:-1]
+    found = places_inside(inside, space, draws)
+    assert found.shape == (2, 6000)
+    pooled = inside[0, 0].reshape([n for size in space for n in (size, 2)]).amax(tuple(range(1, 2 * len(space), 2)))
+    body, counts = found[0].unique(return_counts=True)
+    assert body.tolist() == torch.nonzero(pooled.flatten()).flatten().tolist()
+    assert int(counts.max() - counts.min()) <= 1
+    assert found[1].unique().numel() == math.prod(space)
+
+
+def test_a_generator_without_features_cannot_have_patch_nce() -> None:
+    domain = {"path": "x", "modality": "mr"}
+    config = Config.model_validate(
+        {
+            "domains": {"a": domain | {"name": "a"}, "b": domain | {"name": "b"}},
+            "loss": {"structure": {"patch_nce": 1}},
+        }
+    )
+    with pytest.raises(ConfigError, match="gives no features"):
+        build_gan(config, (1, 1), torch.device("cpu"), "fp32", make_generator=lambda i, o: torch.nn.Conv2d(i, o, 1))
+
+
+@pytest.mark.parametrize("size", [(24, 24), (16, 16, 16)])
+def test_masked_losses_ignore_what_happens_in_the_air(size: tuple[int, ...]) -> None:
+    """A generator that is right inside and wild outside has no loss but the adversarial one, of air that is air."""
+
+    class Wild(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.where(x > -1, x, 0.7)
+
+    class Watch(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.seen = torch.nn.Parameter(torch.ones(())), []
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.seen.append(x)
+            return self.weight * x
+
+    gan, settings = small(size, masked=True)
+    gan.a_to_b = gan.b_to_a = Wild()
+    gan.discriminator_b = watch = Watch()
+    a, b = scans(size)
+    losses, _, fake = generator_losses(gan, a, b, settings, a_to_b=True)
+    assert float(losses["cycle_a"]) == float(losses["identity_b"]) == 0
+    assert torch.equal(fake, a)
+    assert torch.equal(watch.seen[0], a)
+    expected = ((a - 1).square()[a > -1]).mean()
+    assert float(losses["adversarial_b"].detach()) == pytest.approx(float(expected), rel=1e-5)
+    discriminator, _ = discriminator_losses(gan, "b", b, fake, settings)
+    expected = ((b - 1).square()[b > -1].mean() + a.square()[a > -1].mean()) / 2
+    assert float(discriminator["discriminator_b"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_masked_losses_need_a_body() -> None:
+    with pytest.raises(ValueError, match="masked needs the body"):
+        Config.model_validate(
+            {
+                "domains": {k: {"name": k, "path": "x", "modality": "image"} for k in ("a", "b")},
+                "loss": {"masked": True},
+            }
+        )
