@@ -15,6 +15,8 @@ CLOSING_MM = 6.0  # bridges bone and air behind thin skin (sinuses, ear canals)
 MARGIN_MM = 2.0  # the outer edge of the skin, part air, is kept too
 DARK_SHARE = 0.2  # of the median brightness of MR tissue: what is darker is air or bone
 NOISE_SIGMA = 0.5  # blocks; smoothing of a noisy MR before its threshold
+DARK = 0.15  # of the range: darker than any skin
+EDGE = 0.4  # of the tissue beside it: less than half, as skin is no sharp edge either (half way would cut into it)
 RIM_MM = 8.0  # how deep the air may reach that the closing and the margin took in
 KEEP_SHARE = 0.05  # components smaller than this share of the largest are specks (noise, cables)
 CORE_MM = 6.0  # what a ball of this radius does not fit into is thin: table tops, head holders, but ears too
@@ -58,22 +60,25 @@ def find_foreground(array: Floats, affine: Affine, modality: str, threshold: flo
     return np.ascontiguousarray(body[tuple(slice(n) for n in values.shape)])
 
 
-def without_air_rim(mask: Mask, dark: Mask, affine: Affine) -> Mask:
-    """The body without the air that the closing and the margin took in: dark voxels that reach in from outside.
+def without_air_rim(mask: Mask, signal: Floats, affine: Affine) -> Mask:
+    """The body of an MR without the air that closing and margin took in: dark voxels that reach in from outside.
 
     Bone is as dark, but the skin lies between it and the air; no more than the outermost RIM_MM are looked at, so that
-    nothing leaks in through nose and ears.
+    nothing leaks in through nose and ears. Of what is left, the outermost voxels go that hold more air than tissue.
 
     Args:
         mask: (i, j, k), as :func:`find_foreground` gives it.
-        dark: (i, j, k): where the scan is as dark as air.
+        signal: (i, j, k), from 0, air, to about 1.
         affine: voxel -> RAS+ mm.
     """
     from scipy import ndimage
 
     rim = _grow(~mask, RIM_MM, np.linalg.norm(affine[:3, :3], axis=0))
-    outside: Mask = ndimage.binary_propagation(~mask, mask=~mask | (rim & dark))
-    return ~outside
+    outside = ndimage.binary_propagation(~mask, mask=~mask | (rim & (signal < DARK)))
+    around = ndimage.generate_binary_structure(3, 3)
+    edge = ndimage.binary_dilation(outside, around) & (signal < EDGE * ndimage.maximum_filter(signal, footprint=around))
+    body: Mask = ~(outside | edge)
+    return body
 
 
 def _mr_tissue(values: Floats) -> Mask:

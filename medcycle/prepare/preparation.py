@@ -19,7 +19,6 @@ from medcycle.volume import Volume
 MODALITIES = ("ct", "mr", "image")
 AIR_HU = -1000.0
 INSIDE = -0.999999  # the least inside the body where air is set
-DARK = -0.7  # in [-1, 1]: darker than any skin, in an MR
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ class Preparation:
             if self.stretch is not None and self.modality == "ct":
                 prepared = intensity.stretch(prepared, self.window, self.stretch)
         if self._sign < 0:  # air round the skin would become as bright as bone
-            mask = without_air_rim(mask, prepared.max(axis=0) < DARK, affine)
+            mask = without_air_rim(mask, (prepared.max(axis=0) + 1) / 2, affine)
             prepared = -prepared
         if self.foreground:  # exactly -1 is air outside the body, and nothing else
             np.maximum(prepared, INSIDE, out=prepared)

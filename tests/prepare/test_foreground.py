@@ -7,6 +7,7 @@ import pytest
 from scipy import ndimage
 
 from medcycle.prepare import Preparation, find_foreground
+from medcycle.prepare.foreground import without_air_rim
 from medcycle.volume import Volume
 
 SPACING = np.diag([3.0, 3.0, 3.0, 1.0])
@@ -233,3 +234,17 @@ def test_real_brains_are_held_whole(shared_data):
         brain = ndimage.binary_fill_holes(np.abs(volume.array[0]) > 1e-3 * np.ptp(volume.array))
         assert prepared.foreground[brain].mean() > 0.998
         assert dice(prepared.foreground, brain) > 0.94
+
+
+def test_the_edge_of_the_skin_is_air_where_it_is_mostly_air_and_dark_bone_inside_stays() -> None:
+    """A ball with a blurred edge and a dark shell inside: the outline lies near two fifths of the skin's signal."""
+    i, j, k = np.meshgrid(*[np.arange(48) - 23.5] * 3, indexing="ij")
+    radius = np.sqrt(i**2 + j**2 + k**2)
+    signal = np.clip((18.5 - radius) / 3, 0, 1) * 0.6  # from 15.5 to 18.5 voxels of 2 mm the skin fades
+    signal[(radius > 8) & (radius < 11)] = 0.05
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    mask = find_foreground(signal[None].astype(np.float32), affine, "mr")
+    tight = without_air_rim(mask, signal.astype(np.float32), affine)
+    assert (mask & ~tight).any()
+    assert tight[radius < 16].all()
+    assert not tight[radius > 18].any()

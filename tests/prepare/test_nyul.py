@@ -102,7 +102,7 @@ def test_own_scale_brings_every_value_back(invert):
     restored = Preparation.from_dict(json.loads(json.dumps(how.to_dict()))).restore(
         prepared.array, state, own_scale=True, foreground=prepared.foreground if invert else None
     )
-    inside = np.linalg.norm(np.indices((24, 24, 24)).reshape(3, -1).T - 11.5, axis=1).reshape(24, 24, 24) < 8
+    inside = np.linalg.norm(np.indices((24, 24, 24)).reshape(3, -1).T - 11.5, axis=1).reshape(24, 24, 24) < 7
     np.testing.assert_allclose(restored.array[0][inside], scan.array[0][inside], atol=0.05)
     np.testing.assert_allclose(restored.affine, scan.affine)
 
