@@ -51,6 +51,7 @@ class PreparedScan:
         state: for :meth:`Preparation.restore`.
         scale: (low, high) of this scan, for :meth:`Preparation.fitted`.
         axis: the slicing axis: 0, 1 or 2 for i, j or k.
+        foregrounds: `foreground` of every axis; None for an entry of an earlier version.
         warning: what :func:`swap_warning` said of the scan.
     """
 
@@ -64,6 +65,7 @@ class PreparedScan:
     scale: tuple[float, float]
     axis: int = 2
     warning: str | None = None
+    foregrounds: tuple[npt.NDArray[np.float32], ...] | None = None
 
     @property
     def channels(self) -> int:
@@ -73,6 +75,17 @@ class PreparedScan:
     def volume(self) -> npt.NDArray[np.float32]:
         """The whole scan as a view (channel, i, j, k) of the memory map; nothing is read yet."""
         return np.moveaxis(self.array, 0, 1 + self.axis)
+
+    def along(self, axis: int) -> PreparedScan:
+        """The same scan as planes across another axis: a view, whose planes are scattered over the file.
+
+        Needs `foregrounds` (see :func:`prepare_cohort`).
+        """
+        if axis == self.axis:
+            return self
+        assert self.foregrounds is not None
+        array = np.moveaxis(self.volume(), 1 + axis, 0)
+        return replace(self, array=array, foreground=self.foregrounds[axis], axis=axis)
 
 
 @dataclass(frozen=True)
@@ -100,6 +113,7 @@ class _How:
     axis: int
     series: str | None
     resample_gaps: bool
+    every_axis: bool = False
 
     def key(self, identity: str) -> str:
         """Of the entry of a scan with that content."""
@@ -128,6 +142,7 @@ def prepare_cohort(
     axis: int = 2,
     series: Series = None,
     resample_gaps: bool = False,
+    every_axis: bool = False,
     progress: Progress | None = None,
     strict: bool = True,
 ) -> Cohort:
@@ -144,6 +159,8 @@ def prepare_cohort(
         axis: slicing axis of the prepared array (0, 1 or 2 for i, j or k).
         series: which DICOM series of a folder (see :func:`medcycle.io.read_volume`); or of each scan.
         resample_gaps: accept DICOM series with missing or uneven slices (likewise).
+        every_axis: planes across every axis will be asked for (:meth:`PreparedScan.along`): entries of an earlier
+            version, which do not tell where the body lies along the others, are made again.
         progress: called with (number done, number of scans, name of the last one).
         strict: raise if any scan fails; else list them in the cohort. All others are prepared in either case.
 
@@ -155,7 +172,7 @@ def prepare_cohort(
     if not paths:
         raise ScanError("no scans to prepare: the list of paths is empty")
     open_folder(cache)
-    how = _How(preparation, cache, axis, None, resample_gaps)
+    how = _How(preparation, cache, axis, None, resample_gaps, every_axis)
     tell = _counting(progress, len(set(paths)))
     keys, jobs, failures = _look_up(paths, how, series, tell)
     broken: dict[str, str] = {}  # key -> what is wrong
@@ -247,11 +264,12 @@ def _make(job: _Job) -> str | None:
     except MedcycleError as error:
         return str(error) if str(job.path) in str(error) else f"{job.path}: {error}"
     planes = np.ascontiguousarray(np.moveaxis(prepared.array, 1 + how.axis, 0))
-    across = tuple(a for a in range(3) if a != how.axis)
+    shares = [prepared.foreground.mean(axis=tuple({0, 1, 2} - {axis})).tolist() for axis in range(3)]
     meta = {
         "version": VERSION,
         "shape": planes.shape,
-        "foreground": prepared.foreground.mean(axis=across).tolist(),
+        "foreground": shares[how.axis],
+        "foregrounds": shares,
         "points": _random_points(prepared.foreground, job.key).tolist(),
         "state": prepared.state.to_dict(),
         "warning": warning,
@@ -307,6 +325,9 @@ def _load(path: Path, key: str, how: _How) -> PreparedScan | None:
         array = np.load(how.cache / f"{key}.npy", mmap_mode="r")  # raises if the file is shorter than its header says
         if meta["version"] != VERSION or list(array.shape) != meta["shape"] or array.dtype != np.float32:
             return None
+        shares = meta.get("foregrounds")
+        if how.every_axis and shares is None:
+            return None
         state = PreparedState.from_dict(meta["state"])
         return PreparedScan(
             path=path,
@@ -319,6 +340,7 @@ def _load(path: Path, key: str, how: _How) -> PreparedScan | None:
             scale=state.scale,
             axis=how.axis,
             warning=meta["warning"],
+            foregrounds=None if shares is None else tuple(np.array(share, dtype=np.float32) for share in shares),
         )
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None

@@ -14,6 +14,7 @@ import torch
 
 from medcycle.config import Config, Domain
 from medcycle.data import (
+    ALL,
     AXES,
     Augment,
     Picture,
@@ -54,7 +55,7 @@ class Cohort:
 
     @property
     def channels(self) -> int:
-        """Channels of every scan."""
+        """Channels of every scan (a sample has as many for each of its planes)."""
         return int(self.training[0].channels)
 
 
@@ -174,11 +175,13 @@ def _prepared(
         "progress": progress,
     }
     cache = Path(config.prepare.cache)
-    axis = AXES[config.sample.axes] if len(config.sample.size) == 2 else 2
+    # Planes of all directions are read from what is stored as axial ones.
+    axis = AXES.get(config.sample.axes, 2) if len(config.sample.size) == 2 else 2
     with refused_leaves_nothing(cache, "identities.json"):  # where no scan could be prepared
         if config.prepare.nyul:
             how = fit_landmarks([path for path in paths if sides[key][path] == "train"], how, cache, **settings)
-        cohort = prepare_cohort(paths, how, cache, axis=axis, strict=strict, **settings)
+        every_axis = config.sample.axes == ALL
+        cohort = prepare_cohort(paths, how, cache, axis=axis, every_axis=every_axis, strict=strict, **settings)
     return how, cohort.scans, cohort.failures
 
 
@@ -193,6 +196,7 @@ def samplers(
     settings: dict[str, Any] = {
         "size": config.sample.size,
         "axes": config.sample.axes,
+        "context": config.sample.context,
         "match_position": config.sample.match_position,
         "modalities": (a.domain.modality, b.domain.modality),
     }

@@ -124,7 +124,7 @@ def train(
         digest = data_digest(cohorts)
 
         # --- State
-        channels = cohorts["a"].channels, cohorts["b"].channels
+        channels = sampler.channels
         make = functools.partial(
             build_gan,
             config,
