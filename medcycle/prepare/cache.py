@@ -51,7 +51,7 @@ class PreparedScan:
         state: for :meth:`Preparation.restore`.
         scale: (low, high) of this scan, for :meth:`Preparation.fitted`.
         axis: the slicing axis: 0, 1 or 2 for i, j or k.
-        foregrounds: `foreground` of every axis; None for an entry of an earlier version.
+        foregrounds: `foreground` of the planes across each axis.
         warning: what :func:`swap_warning` said of the scan.
     """
 
@@ -63,9 +63,9 @@ class PreparedScan:
     points: npt.NDArray[np.int64]
     state: PreparedState
     scale: tuple[float, float]
+    foregrounds: tuple[npt.NDArray[np.float32], ...]
     axis: int = 2
     warning: str | None = None
-    foregrounds: tuple[npt.NDArray[np.float32], ...] | None = None
 
     @property
     def channels(self) -> int:
@@ -77,13 +77,9 @@ class PreparedScan:
         return np.moveaxis(self.array, 0, 1 + self.axis)
 
     def along(self, axis: int) -> PreparedScan:
-        """The same scan as planes across another axis: a view, whose planes are scattered over the file.
-
-        Needs `foregrounds` (see :func:`prepare_cohort`).
-        """
+        """The same scan as planes across another axis: a view, whose planes are scattered over the file."""
         if axis == self.axis:
             return self
-        assert self.foregrounds is not None
         array = np.moveaxis(self.volume(), 1 + axis, 0)
         return replace(self, array=array, foreground=self.foregrounds[axis], axis=axis)
 
@@ -113,7 +109,6 @@ class _How:
     axis: int
     series: str | None
     resample_gaps: bool
-    every_axis: bool = False
 
     def key(self, identity: str) -> str:
         """Of the entry of a scan with that content."""
@@ -142,7 +137,6 @@ def prepare_cohort(
     axis: int = 2,
     series: Series = None,
     resample_gaps: bool = False,
-    every_axis: bool = False,
     progress: Progress | None = None,
     strict: bool = True,
 ) -> Cohort:
@@ -159,8 +153,6 @@ def prepare_cohort(
         axis: slicing axis of the prepared array (0, 1 or 2 for i, j or k).
         series: which DICOM series of a folder (see :func:`medcycle.io.read_volume`); or of each scan.
         resample_gaps: accept DICOM series with missing or uneven slices (likewise).
-        every_axis: planes across every axis will be asked for (:meth:`PreparedScan.along`): entries of an earlier
-            version, which do not tell where the body lies along the others, are made again.
         progress: called with (number done, number of scans, name of the last one).
         strict: raise if any scan fails; else list them in the cohort. All others are prepared in either case.
 
@@ -172,7 +164,7 @@ def prepare_cohort(
     if not paths:
         raise ScanError("no scans to prepare: the list of paths is empty")
     open_folder(cache)
-    how = _How(preparation, cache, axis, None, resample_gaps, every_axis)
+    how = _How(preparation, cache, axis, None, resample_gaps)
     tell = _counting(progress, len(set(paths)))
     keys, jobs, failures = _look_up(paths, how, series, tell)
     broken: dict[str, str] = {}  # key -> what is wrong
@@ -268,7 +260,6 @@ def _make(job: _Job) -> str | None:
     meta = {
         "version": VERSION,
         "shape": planes.shape,
-        "foreground": shares[how.axis],
         "foregrounds": shares,
         "points": _random_points(prepared.foreground, job.key).tolist(),
         "state": prepared.state.to_dict(),
@@ -325,22 +316,20 @@ def _load(path: Path, key: str, how: _How) -> PreparedScan | None:
         array = np.load(how.cache / f"{key}.npy", mmap_mode="r")  # raises if the file is shorter than its header says
         if meta["version"] != VERSION or list(array.shape) != meta["shape"] or array.dtype != np.float32:
             return None
-        shares = meta.get("foregrounds")
-        if how.every_axis and shares is None:
-            return None
+        shares = tuple(np.array(share, dtype=np.float32) for share in meta["foregrounds"])
         state = PreparedState.from_dict(meta["state"])
         return PreparedScan(
             path=path,
             name=scan_name(path),
             key=key,
             array=array,
-            foreground=np.array(meta["foreground"], dtype=np.float32),
+            foreground=shares[how.axis],
+            foregrounds=shares,
             points=np.array(meta["points"], dtype=np.int64).reshape(-1, 3),
             state=state,
             scale=state.scale,
             axis=how.axis,
             warning=meta["warning"],
-            foregrounds=None if shares is None else tuple(np.array(share, dtype=np.float32) for share in shares),
         )
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None

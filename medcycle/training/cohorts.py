@@ -14,7 +14,6 @@ import torch
 
 from medcycle.config import Config, Domain
 from medcycle.data import (
-    ALL,
     AXES,
     Augment,
     Picture,
@@ -180,8 +179,7 @@ def _prepared(
     with refused_leaves_nothing(cache, "identities.json"):  # where no scan could be prepared
         if config.prepare.nyul:
             how = fit_landmarks([path for path in paths if sides[key][path] == "train"], how, cache, **settings)
-        every_axis = config.sample.axes == ALL
-        cohort = prepare_cohort(paths, how, cache, axis=axis, every_axis=every_axis, strict=strict, **settings)
+        cohort = prepare_cohort(paths, how, cache, axis=axis, strict=strict, **settings)
     return how, cohort.scans, cohort.failures
 
 
