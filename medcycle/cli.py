@@ -196,6 +196,9 @@ def translate(
     overlap: Annotated[float, typer.Option(min=0, max=0.9, help="3D: overlap of the windows.")] = 0.5,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, bf16, fp16 or fp32.")] = "auto",
+    axes: Annotated[
+        str | None, typer.Option(help="A model of all directions: axial, coronal or sagittal planes alone.")
+    ] = None,
     resize: Annotated[str | None, typer.Option(help="Pictures: WIDTHxHEIGHT to resize to first, as 256x256.")] = None,
     rate: Annotated[
         float | None, typer.Option(min=0.001, help="Frames a second of a video made of pictures; default 25.")
@@ -217,6 +220,7 @@ def translate(
         overlap=overlap,
         precision=precision,
         resize=None if resize is None else _size(resize),
+        axes=axes,
     )
     with scan_and_step_progress("translating") as (progress, steps):
         written = translate_paths(

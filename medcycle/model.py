@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medcycle.data.unpaired import AXES
+from medcycle.data.unpaired import ALL, AXES
 from medcycle.errors import MedcycleError, ModelError
 from medcycle.networks import build_generator, upstream
 from medcycle.networks.weights import misfits
@@ -51,8 +51,9 @@ class Model:
             :func:`medcycle.networks.build_generator`, or {"kind": "custom"} for an nn.Module of the user's own.
         source: the domain of the scans that go in.
         target: the domain of the scans that come out.
-        sample: {"axes": "axial" | "coronal" | "sagittal", "size": [256, 256]}: training planes across `axes` of that
-            size (voxels); three numbers: 3D patches. Also "resize", if the training's pictures were resized first.
+        sample: {"axes": "axial" | "coronal" | "sagittal" | "all", "size": [256, 256]}: training planes across `axes`
+            of that size (voxels); three numbers: 3D patches. Also "resize", if the training's pictures were resized
+            first, and "context": neighbours on either side that each plane has as further channels.
         provenance: facts for the record. :func:`save_model` adds "medcycle" (version) and "created" (UTC) if they are
             missing. "direction" ("a_to_b" or "b_to_a") tells :func:`find_model` which of a run's two models is the
             one asked for when no target is named. Never a patient's name.
@@ -69,6 +70,11 @@ class Model:
     def ndim(self) -> int:
         """Space axes the network works on: 2 (planes) or 3 (patches)."""
         return len(self.sample["size"])
+
+    @property
+    def context(self) -> int:
+        """Neighbours on either side that the network sees, and gives, with each plane."""
+        return int(self.sample.get("context") or 0)
 
     @property
     def in_channels(self) -> int | None:
@@ -289,8 +295,12 @@ def _checked(path: Path, header: Any) -> dict[str, Any]:
         isinstance(resize, list) and len(resize) == 2 and all(type(n) is int for n in resize)
     ):
         raise _damaged(path, f"sample is resized to {resize!r}; expected two numbers")
-    if axes not in AXES or not numbers:
-        raise _damaged(path, f"sample is axes {axes!r}, size {size!r}; expected {', '.join(AXES)} and 2 or 3 numbers")
+    if axes not in (*AXES, ALL) or not numbers:
+        expected = f"{', '.join((*AXES, ALL))} and 2 or 3 numbers"
+        raise _damaged(path, f"sample is axes {axes!r}, size {size!r}; expected {expected}")
+    context = header["sample"].get("context", 0)
+    if type(context) is not int or context < 0 or ((context or axes == ALL) and len(size) == 3):
+        raise _damaged(path, f"sample is context {context!r} of axes {axes!r}, size {size!r}; only planes have those")
     ndim = header["network"].get("ndim", len(size))
     if ndim != len(size):
         raise _damaged(path, f"a network of {ndim} space axes with samples of size {size}")

@@ -358,6 +358,9 @@ def test_translate_one_and_many(trained: Path, tmp_path: Path, medcycle: Run) ->
     bad = medcycle(*model, source, tmp_path / "x.nii.gz", "--device", "tpu")
     assert bad.code == 2
     assert "tpu" in bad.err
+    bad = medcycle(*model, source, tmp_path / "x.nii.gz", "--axes", "coronal")
+    assert bad.code == 2
+    assert "axes coronal: this model was trained on axial planes" in bad.err
 
 
 def test_translated_pictures_are_not_called_scans(tmp_path: Path, medcycle: Run) -> None:

@@ -97,6 +97,17 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
             "take downs of at most 6",
         ),
         (GOOD + "sample: {size: [3, 3]}\nmodel: {generator: {kind: unet, downs: 2}}", "take larger samples"),
+        (GOOD + "sample: {context: -1}", "sample.context: "),
+        (
+            GOOD + "sample: {context: 1, size: [16, 16, 16]}",
+            "sample.context: only 2D samples of mr and ct (a sample.size of two numbers); 3D patches show all that",
+        ),
+        (
+            GOOD.replace("modality: mr", "modality: image") + "sample: {context: 1, axes: all}",
+            "sample.context and sample.axes all: only 2D samples of mr and ct (a sample.size of two numbers); pictures",
+        ),
+        (GOOD + "sample: {axes: all, size: [16, 16, 16]}", "sample.axes all: only 2D samples"),
+        (GOOD + "sample: {axes: all}\nprepare: {orientation: ASR}", "prepare.orientation ASR has another. Take RAS"),
         (GOOD + "train: {epochs: 0, decay_epochs: 0}", "nothing would be trained"),
         (GOOD + "train: {learning_rate: .nan}", "train.learning_rate"),
         (GOOD + "model: {discriminator: {kind: patchgn}}", "allowed are 'patchgan', 'pixel'"),

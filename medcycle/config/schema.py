@@ -144,10 +144,15 @@ class Augment(Section):
 class Sample(Section):
     """What a training sample is and how it is drawn."""
 
-    axes: Literal["axial", "coronal", "sagittal"] = "axial"
-    """Which planes 2D training and translation use."""
+    axes: Literal["axial", "coronal", "sagittal", "all"] = "axial"
+    """Which planes 2D training and translation use. all (mr, ct): each sample's direction is drawn at random, the same
+    for both domains, and translation takes the median of all three; for scans with the same spacing along all axes
+    (prepare.spacing), and three times as slow to translate."""
     size: tuple[Count, ...] = (256, 256)
     """Voxels of a sample: two numbers make 2D slices, three make 3D patches. Smaller scans are padded with air."""
+    context: Annotated[int, Field(ge=0, le=16)] = 0
+    """mr, ct, 2D slices (then called 2.5D): so many neighbouring slices on either side become further channels of each
+    sample. Generators give as many slices as they take; translation averages the overlapping ones."""
     resize: tuple[Count, Count] | None = None
     """image only: width and height that every picture is resized to (bicubic) before the sample is cut out of it at
     random; null keeps each picture's own. The original resizes to 286 and cuts 256."""
@@ -166,6 +171,11 @@ class Sample(Section):
         if len(size) not in (2, 3):
             raise ValueError(f"needs two numbers (slices) or three (patches), found {len(size)}")
         return size
+
+    @property
+    def planes(self) -> int:
+        """Planes that a sample holds as channels."""
+        return 2 * self.context + 1
 
 
 Norm: TypeAlias = Literal["instance", "batch", "group", "none"]
@@ -335,6 +345,7 @@ class Config(Section):
                 "loss.masked needs the body: prepare.foreground true (or null), and domains that are mr or ct"
             )
         problems += self._resizing()
+        problems += self._of_scans()
         if not self._axes_in_order():
             problems.append(
                 "sample.axes takes the axes for left-right, front-back and up-down, in this order; prepare.orientation "
@@ -372,6 +383,16 @@ class Config(Section):
         modalities = {self.domains.a.modality, self.domains.b.modality}
         set_to_air = modalities != {"ct"} if self.prepare.foreground is None else self.prepare.foreground
         return "image" not in modalities and set_to_air
+
+    def _of_scans(self) -> list[str]:
+        """Only planes that are cut out of scans have neighbours and other directions."""
+        asked = ["sample.context"] if self.sample.context else []
+        asked += ["sample.axes all"] if self.sample.axes == "all" else []
+        modalities = (self.domains.a.modality, self.domains.b.modality)
+        if not asked or (len(self.sample.size) == 2 and "image" not in modalities):
+            return []
+        why = "3D patches show all that anyway" if len(self.sample.size) == 3 else "pictures are single"
+        return [f"{' and '.join(asked)}: only 2D samples of mr and ct (a sample.size of two numbers); {why}"]
 
     @property
     def pictures(self) -> bool:

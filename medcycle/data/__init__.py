@@ -5,9 +5,10 @@ from medcycle.data.loader import BatchLoader
 from medcycle.data.natural import Picture, PictureSampler, PicturesError, device_can_hold, load_pictures, read_picture
 from medcycle.data.painting import render_ct, render_mr, write_cohort
 from medcycle.data.phantom import Phantom, Tissue, body_mask, make_head
-from medcycle.data.unpaired import AXES, UnpairedSampler, check_sizes
+from medcycle.data.unpaired import ALL, AXES, UnpairedSampler, check_sizes
 
 __all__ = [
+    "ALL",
     "AXES",
     "Augment",
     "BatchLoader",

@@ -40,15 +40,16 @@ class Augment:
     spike: float = 0.0
     noise: float = 0.0
 
-    def __call__(self, array: Array, rng: np.random.Generator, modality: str) -> Array:
+    def __call__(self, array: Array, rng: np.random.Generator, modality: str, *, mirror: bool = True) -> Array:
         """The changed sample: a new contiguous float32 array of the same shape, in [-1, 1].
 
         Args:
-            array: shape (channel, h, w) or (channel, i, j, k).
+            array: shape (channel, h, w) or (channel, i, j, k); every channel is moved alike.
             rng: the source of everything random; the same state gives the same sample.
             modality: of the sample's domain: "mr", "ct" or "image".
+            mirror: whether a mirror image is allowed at all.
         """
-        if rng.random() < self.flip:
+        if rng.random() < self.flip and mirror:
             array = array[:, ::-1]
         if self.rotate or self.scale or self.translate:
             array = _resample(array, *self._affine(array.shape[1:], rng))

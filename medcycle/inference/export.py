@@ -41,8 +41,8 @@ def export_upstream(run: str | Path, out: str | Path, *, overwrite: bool = False
         The files written.
 
     Raises:
-        ModelError: if there is no model, a network is of a kind that the original does not have, or a file is in the
-            way.
+        ModelError: if there is no model, a network is of a kind that the original does not have or takes neighbouring
+            planes (`sample.context`), or a file is in the way.
         ScanError: if the files cannot be written.
     """
     run, out = Path(run), Path(out)
@@ -78,6 +78,11 @@ def _of_run(run: Path) -> dict[str, State]:
 
 def _generator(file: Path) -> State:
     model = load_model(file)
+    if model.context:
+        raise ModelError(
+            f"{file}: takes each plane with {model.context} neighbour(s) on either side; the original's program shows "
+            "its networks single pictures. Only models of sample.context 0 can be exported for it."
+        )
     try:
         return generator_state(transposed(model.network))
     except ModelError as error:

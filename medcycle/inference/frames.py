@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from medcycle.data.unpaired import AXES
+from medcycle.data.unpaired import ALL, AXES
 from medcycle.errors import ModelError
 from medcycle.inference.sliding import Progress
 from medcycle.io.files import plane_affine
@@ -87,10 +87,10 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def _lies_across(translator: Translator, frame: Volume) -> bool:
     """Whether a 2D model's planes cut this frame, a single slice, into lines."""
-    if translator.model.ndim != 2 or frame.space[2:] != (1,):
+    if translator.model.ndim != 2 or frame.space[2:] != (1,) or translator.axes == ALL:
         return False
     wanted = translator.model.source.preparation.orientation or frame.orientation
-    letter = wanted[AXES[translator.model.sample["axes"]]]
+    letter = wanted[AXES[translator.axes]]
     return not any({letter, frame.orientation[2]} <= set(pair) for pair in ("RL", "AP", "SI"))
 
 

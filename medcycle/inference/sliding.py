@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from medcycle.data.unpaired import neighbours
 from medcycle.device import autocast, is_out_of_memory, resolve_device, resolve_precision
 from medcycle.errors import ConfigError, ModelError
 
@@ -36,6 +37,8 @@ def translate_planes(
     axis: int,
     *,
     size: Sequence[int] | None = None,
+    context: int = 0,
+    scans: int = 1,
     batch_size: int = 8,
     device: str | torch.device = "auto",
     precision: str = "auto",
@@ -43,11 +46,18 @@ def translate_planes(
 ) -> Array:
     """Translate a prepared scan in whole planes.
 
+    With `context` k the network takes and gives stacks of 2 k + 1 neighbouring planes as channels. So a plane comes out
+    of up to 2 k + 1 stacks, and what they make of it is averaged with weights k + 1 in the middle of a stack, falling
+    by 1 a plane to 1 at its ends, where the network sees the neighbours on one side only. Beside the result, memory is
+    2 k + 1 planes.
+
     Args:
-        network: 2D generator, (batch, C, h, w) to (batch, C', h, w).
+        network: 2D generator, (batch, (2 * context + 1) * C, h, w) to (batch, (2 * context + 1) * C', h, w).
         array: shape (C, i, j, k), float32 in [-1, 1].
         axis: the space axis that the planes are stacked along: 0 sagittal, 1 coronal, 2 axial (in RAS+).
         size: (h, w): smaller planes are centred in air of this size, as they were in training.
+        context: neighbours on either side (:class:`medcycle.data.UnpairedSampler`).
+        scans: how many, of equal length, are joined along `axis`; planes of one are no neighbours of another's.
         batch_size: planes at once; halved by itself when the device runs out of memory.
         device: see :func:`medcycle.device.resolve_device`.
         precision: see :func:`medcycle.device.resolve_precision`.
@@ -63,17 +73,49 @@ def translate_planes(
     busy = [index for index, plane in enumerate(planes) if not _is_air(plane)]
     shape = planes.shape[2:]
     padding, inner = _centred(shape, size or shape)
-    result = np.full((_out_channels(network, array), *array.shape[1:]), AIR, dtype=np.float32)
+    deep = 2 * context + 1
+    channels, odd = divmod(_out_channels(network, deep * len(array)), deep)
+    if odd:
+        raise ModelError(f"the network gives {channels * deep + odd} channels, which are not those of {deep} planes")
+    result = np.full((channels, *array.shape[1:]), AIR, dtype=np.float32)
     out_planes = np.moveaxis(result, 1 + axis, 0)  # a view: what is stored here lands in `result`
+    total, length = len(planes), len(planes) // scans
+    # Sums of what stacks have made of a plane, and of the weights; in float64, so that equal answers average exactly.
+    unfinished: dict[int, tuple[npt.NDArray[np.float64], int]] = {}
+
+    def ends(index: int) -> tuple[int, int]:
+        first = index - index % length
+        return first, first + length - 1
 
     def load(index: int) -> Array:
-        return _pad(planes[index], padding)
+        if not context:
+            return _pad(planes[index], padding)
+        stack = planes[neighbours(index, context, *ends(index))]
+        return _pad(stack.reshape(-1, *shape), padding)
 
     def store(index: int, output: Array) -> None:
-        out_planes[index] = output[:, *inner]
+        if not context:
+            out_planes[index] = output[:, *inner]
+            return
+        first, last = ends(index)
+        for offset, plane in enumerate(output[:, *inner].reshape(deep, channels, *shape), -context):
+            if first <= index + offset <= last:
+                weight = context + 1 - abs(offset)
+                sums, weights = unfinished.pop(index + offset, (np.zeros(plane.shape), 0))
+                sums += weight * plane.astype(np.float64)
+                unfinished[index + offset] = sums, weights + weight
+        finish(index - context)
 
-    total = len(planes)
+    def finish(upto: int) -> None:
+        """Planes that no later stack holds."""
+        for index in [index for index in unfinished if index <= upto]:
+            sums, weights = unfinished.pop(index)
+            if index in wanted:
+                out_planes[index] = sums / weights
+
+    wanted = set(busy)
     _run(network, busy, load, store, batch_size, device, precision, _offset(progress, total - len(busy), total))
+    finish(total)
     return result
 
 
@@ -119,7 +161,7 @@ def translate_patches(
         for corner in itertools.product(*corners)
     ]
     busy: list[Slices] = []
-    total = np.zeros((_out_channels(network, array), *padded.shape[1:]), dtype=np.float32)
+    total = np.zeros((_out_channels(network, len(array)), *padded.shape[1:]), dtype=np.float32)
     factors = [_gaussian(length) for length in size]
     weight = np.einsum("i,j,k->ijk", *factors)
     for window in windows:
@@ -182,9 +224,9 @@ def _is_air(array: Array) -> bool:
     return bool(array.max() <= AIR + _AIR_TOLERANCE)
 
 
-def _out_channels(network: nn.Module, array: Array) -> int:
+def _out_channels(network: nn.Module, taken: int) -> int:
     """Channels the network gives; one that does not tell gives as many as it takes."""
-    return int(getattr(network, "out_channels", len(array)))
+    return int(getattr(network, "out_channels", taken))
 
 
 def _offset(progress: Progress | None, start: int, total: int) -> Progress:
@@ -258,7 +300,7 @@ def _forward(network: nn.Module, inputs: Array, device: torch.device, precision:
         if is_out_of_memory(error):
             return None
         raise ModelError(f"the network failed on a batch of shape {inputs.shape}: {error}") from error
-    channels = _out_channels(network, inputs[0])
+    channels = _out_channels(network, inputs.shape[1])
     expected = (len(inputs), channels, *inputs.shape[2:])
     if not isinstance(outputs, torch.Tensor) or tuple(outputs.shape) != expected:
         found = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__

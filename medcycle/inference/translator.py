@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from medcycle.data.natural import resize_picture
-from medcycle.data.unpaired import AXES
+from medcycle.data.unpaired import ALL, AXES
 from medcycle.device import resolve_device, resolve_precision
 from medcycle.errors import ConfigError, ModelError, ScanError
 from medcycle.inference.frames import translate_recording
+from medcycle.inference.fusion import along_each, fuse, usable_axes
 from medcycle.inference.kinds import open_image, open_recorded, unit_of
 from medcycle.inference.sliding import Progress, translate_patches, translate_planes
 from medcycle.io import read_volume, write_dicom_series, write_volume
@@ -41,6 +42,8 @@ class Translator:
         batch_size: planes or patches at once; halved by itself where the device's memory ends.
         overlap: share of a 3D patch that its neighbour covers too.
         resize: (width, height) that pictures are resized to first; None keeps their own size.
+        axes: the planes that a 2D model translates: "axial", "coronal", "sagittal", or "all", whose results are fused
+            (:mod:`medcycle.inference.fusion`).
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Translator:
         overlap: float = 0.5,
         precision: str = "auto",
         resize: tuple[int, int] | None = None,
+        axes: str | None = None,
     ) -> None:
         if batch_size is None:
             batch_size = 8 if model.ndim == 2 else 1
@@ -64,6 +68,7 @@ class Translator:
                 f"resize {resize}: only pictures are resized, to two numbers of pixels; this model takes "
                 f"{model.source.name!r} ({model.source.preparation.modality})"
             )
+        self.axes = _axes(model, axes)
         # An authors' checkpoint knows no depth of its own: 16-bit pictures stay 16-bit.
         self._own_depth = model.provenance.get("format") == "upstream"
         if precision == "auto" and self._own_depth:
@@ -88,6 +93,7 @@ class Translator:
         overlap: float = 0.5,
         precision: str = "auto",
         resize: tuple[int, int] | None = None,
+        axes: str | None = None,
     ) -> Translator:
         """A translator from a model file or a run folder.
 
@@ -102,13 +108,22 @@ class Translator:
             precision: "auto" (fp32 for a .pth), "bf16", "fp16" or "fp32".
             resize: pictures only: (width, height) to resize to first (the original's test program: 256 x 256); the
                 translated picture has that size. None keeps each picture's own.
+            axes: which planes to translate: those that the model was trained on (None); of a model of all directions
+                also "axial", "coronal" or "sagittal" alone, three times as fast.
 
         Raises:
             ModelError: if there is no such model, or its file cannot be used.
-            ConfigError: for a device, precision, batch size or overlap that is not possible.
+            ConfigError: for a device, precision, batch size, overlap or axes that are not possible.
         """
-        model = load_model(find_model(path, to), network)
-        return cls(model, device=device, batch_size=batch_size, overlap=overlap, precision=precision, resize=resize)
+        return cls(
+            load_model(find_model(path, to), network),
+            device=device,
+            batch_size=batch_size,
+            overlap=overlap,
+            precision=precision,
+            resize=resize,
+            axes=axes,
+        )
 
     def __call__(self, image: Any) -> Any:
         """Translate one image.
@@ -193,19 +208,25 @@ class Translator:
         network, size = self.model.network, self.model.sample["size"]
         if self.model.ndim == 2:
             # A 2D scan has no choice of planes: it is one.
-            axis = AXES[self.model.sample["axes"]] if len(volumes[0].space) == 3 else 2
-            stack = np.concatenate([prepared.array for prepared in every], axis=1 + axis)
-            array = translate_planes(
-                network,
-                stack,
-                axis,
-                size=size,
-                batch_size=self.batch_size,
-                device=self.device,
-                precision=self.precision,
-                progress=progress,
-            )
-            arrays = np.split(array, len(every), axis=1 + axis)
+            flat = len(volumes[0].space) == 2
+            axes = (2,) if flat else usable_axes(self.axes, every[0].array.shape[1:], size)
+            lengths = [len(every) * every[0].array.shape[1 + axis] for axis in axes]
+            found = []
+            for axis, report in along_each(axes, lengths, progress):
+                array = translate_planes(
+                    network,
+                    np.concatenate([prepared.array for prepared in every], axis=1 + axis),
+                    axis,
+                    size=size,
+                    context=self.model.context,
+                    scans=len(every),
+                    batch_size=self.batch_size,
+                    device=self.device,
+                    precision=self.precision,
+                    progress=report,
+                )
+                found.append(np.split(array, len(every), axis=1 + axis))
+            arrays = [fuse(parts) for parts in zip(*found, strict=True)]
         else:
             arrays = [
                 translate_patches(
@@ -335,9 +356,23 @@ class Translator:
                 f"{where}: a 2D image of {volume.space} pixels; this model works on 3D patches of "
                 f"{tuple(self.model.sample['size'])} voxels. Give it a volume, or use a 2D model."
             )
-        expected = self.model.in_channels
+        taken = self.model.in_channels
+        expected = None if taken is None else taken // (2 * self.model.context + 1)  # the planes' side by side
         if expected is not None and volume.channels != expected:
             raise ModelError(
                 f"{where}: {volume.channels} channel(s); the model from {self.model.source.name!r} to "
                 f"{self.model.target.name!r} takes {expected}. Convert the image, or use another model."
             )
+
+
+def _axes(model: Model, asked: str | None) -> str:
+    """The planes to translate: those of the training, or, of all directions, one that is asked for."""
+    own = str(model.sample["axes"])
+    if asked in (None, own):
+        return own
+    if model.ndim == 3:
+        raise ConfigError(f"axes {asked}: this model translates 3D patches, not planes. Leave it out.")
+    if own != ALL or asked not in AXES:
+        allowed = f"{', '.join(AXES)} or {ALL}" if own == ALL else own
+        raise ConfigError(f"axes {asked}: this model was trained on {own} planes; allowed is {allowed}")
+    return asked

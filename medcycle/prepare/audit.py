@@ -25,7 +25,7 @@ def audit(
     paths_by_domain: Mapping[str, tuple[Sequence[Path], Preparation | None]],
     *,
     size: Sequence[int] | None = None,
-    axis: int = 2,
+    axis: int | None = 2,
     reading: Mapping[str, Mapping[str, Any]] | None = None,
     rows: Mapping[str, Mapping[Path, Row]] | None = None,
     progress: Progress | None = None,
@@ -35,7 +35,7 @@ def audit(
     Args:
         paths_by_domain: name -> (scans, preparation); without a preparation the files are only looked at.
         size: the training sample's size: two numbers for planes across `axis`, three for patches.
-        axis: the slicing axis (0, 1 or 2 for i, j or k).
+        axis: the slicing axis (0, 1 or 2 for i, j or k); None: each of them.
         reading: name -> how its scans are read: `series` and `resample_gaps` of :func:`medcycle.io.read_volume`.
         rows: name -> what is known of its scans besides: patient, site, and a series of their own.
         progress: called with (number done, number of scans, name of the last one).
@@ -60,9 +60,11 @@ def audit(
                 refused = f"{path}: not enough memory to prepare it. Take a coarser prepare.spacing, or crop it."
                 scan, warning, fingerprint = ScanAudit(str(path), scan_name(path), refused), None, None
             if size is not None and scan.prepared is not None:
-                scan = _fit(scan, size, axis)
+                for across in (0, 1, 2) if axis is None else (axis,):
+                    scan = _fit(scan, size, across) if scan.refused is None else scan
             shape = scan.prepared or (*scan.space, 1, 1, 1)[:3]
-            scans.append(replace(scan, site=row.site or "", planes=shape[axis] if scan.refused is None else 0))
+            planes = sum(shape) if axis is None else shape[axis]
+            scans.append(replace(scan, site=row.site or "", planes=planes if scan.refused is None else 0))
             odd += [warning] if warning else []
             if fingerprint is not None:
                 holders.setdefault(fingerprint, []).append(f"{name}: {path}")

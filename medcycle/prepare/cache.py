@@ -51,6 +51,7 @@ class PreparedScan:
         state: for :meth:`Preparation.restore`.
         scale: (low, high) of this scan, for :meth:`Preparation.fitted`.
         axis: the slicing axis: 0, 1 or 2 for i, j or k.
+        foregrounds: `foreground` of the planes across each axis.
         warning: what :func:`swap_warning` said of the scan.
     """
 
@@ -62,6 +63,7 @@ class PreparedScan:
     points: npt.NDArray[np.int64]
     state: PreparedState
     scale: tuple[float, float]
+    foregrounds: tuple[npt.NDArray[np.float32], ...]
     axis: int = 2
     warning: str | None = None
 
@@ -73,6 +75,13 @@ class PreparedScan:
     def volume(self) -> npt.NDArray[np.float32]:
         """The whole scan as a view (channel, i, j, k) of the memory map; nothing is read yet."""
         return np.moveaxis(self.array, 0, 1 + self.axis)
+
+    def along(self, axis: int) -> PreparedScan:
+        """The same scan as planes across another axis: a view, whose planes are scattered over the file."""
+        if axis == self.axis:
+            return self
+        array = np.moveaxis(self.volume(), 1 + axis, 0)
+        return replace(self, array=array, foreground=self.foregrounds[axis], axis=axis)
 
 
 @dataclass(frozen=True)
@@ -247,11 +256,11 @@ def _make(job: _Job) -> str | None:
     except MedcycleError as error:
         return str(error) if str(job.path) in str(error) else f"{job.path}: {error}"
     planes = np.ascontiguousarray(np.moveaxis(prepared.array, 1 + how.axis, 0))
-    across = tuple(a for a in range(3) if a != how.axis)
+    shares = [prepared.foreground.mean(axis=tuple({0, 1, 2} - {axis})).tolist() for axis in range(3)]
     meta = {
         "version": VERSION,
         "shape": planes.shape,
-        "foreground": prepared.foreground.mean(axis=across).tolist(),
+        "foregrounds": shares,
         "points": _random_points(prepared.foreground, job.key).tolist(),
         "state": prepared.state.to_dict(),
         "warning": warning,
@@ -307,13 +316,15 @@ def _load(path: Path, key: str, how: _How) -> PreparedScan | None:
         array = np.load(how.cache / f"{key}.npy", mmap_mode="r")  # raises if the file is shorter than its header says
         if meta["version"] != VERSION or list(array.shape) != meta["shape"] or array.dtype != np.float32:
             return None
+        shares = tuple(np.array(share, dtype=np.float32) for share in meta["foregrounds"])
         state = PreparedState.from_dict(meta["state"])
         return PreparedScan(
             path=path,
             name=scan_name(path),
             key=key,
             array=array,
-            foreground=np.array(meta["foreground"], dtype=np.float32),
+            foreground=shares[how.axis],
+            foregrounds=shares,
             points=np.array(meta["points"], dtype=np.int64).reshape(-1, 3),
             state=state,
             scale=state.scale,

@@ -54,7 +54,7 @@ class Cohort:
 
     @property
     def channels(self) -> int:
-        """Channels of every scan."""
+        """Channels of every scan (a sample has as many for each of its planes)."""
         return int(self.training[0].channels)
 
 
@@ -174,7 +174,8 @@ def _prepared(
         "progress": progress,
     }
     cache = Path(config.prepare.cache)
-    axis = AXES[config.sample.axes] if len(config.sample.size) == 2 else 2
+    # Planes of all directions are read from what is stored as axial ones.
+    axis = AXES.get(config.sample.axes, 2) if len(config.sample.size) == 2 else 2
     with refused_leaves_nothing(cache, "identities.json"):  # where no scan could be prepared
         if config.prepare.nyul:
             how = fit_landmarks([path for path in paths if sides[key][path] == "train"], how, cache, **settings)
@@ -193,6 +194,7 @@ def samplers(
     settings: dict[str, Any] = {
         "size": config.sample.size,
         "axes": config.sample.axes,
+        "context": config.sample.context,
         "match_position": config.sample.match_position,
         "modalities": (a.domain.modality, b.domain.modality),
     }

@@ -91,12 +91,18 @@ class Keeper:
         rows: list[tuple[str, list[Plane | None], bool]] = []
         a, b = self.config.domains.a, self.config.domains.b
         for n in range(2):
-            images = {k: None if v is None else v[0].float().cpu().numpy() for k, v in self.cycle(n).items()}
+            images = {k: None if v is None else self._shown(v[0]) for k, v in self.cycle(n).items()}
             ras = self.config.prepare.orientation == "RAS"
             upright_a, upright_b = ras and a.modality != "image", ras and b.modality != "image"
             rows.append((a.name, [images[k] for k in ("real_a", "fake_b", "cycle_a", "same_a")], upright_a))
             rows.append((b.name, [images[k] for k in ("real_b", "fake_a", "cycle_b", "same_b")], upright_b))
         return preview(rows)
+
+    def _shown(self, sample: Tensor) -> Plane:
+        """What a preview shows of a sample: all of it, or the middle one of the planes that are its channels."""
+        planes = self.config.sample.planes
+        shown: Plane = sample.unflatten(0, (planes, -1))[planes // 2].float().cpu().numpy()
+        return shown
 
     def save(self) -> None:
         """Write a checkpoint, then export both generators."""
@@ -116,13 +122,14 @@ class Keeper:
     def export(self, source: str, target: str, network: torch.nn.Module) -> None:
         """Write RUN/SOURCE_to_TARGET.safetensors."""
         first, second = self.cohorts[source], self.cohorts[target]
-        arguments = generator_arguments(self.config, first.channels, second.channels)
+        planes = self.config.sample.planes
+        arguments = generator_arguments(self.config, planes * first.channels, planes * second.channels)
         model = Model(
             network=network,
             arguments={"kind": "custom"} if self.custom else arguments,
             source=DomainInfo(first.domain.name, first.preparation),
             target=DomainInfo(second.domain.name, second.preparation),
-            sample=self.config.sample.model_dump(mode="json", include={"axes", "size", "resize"}),
+            sample=self.config.sample.model_dump(mode="json", include={"axes", "size", "resize", "context"}),
             provenance={
                 "direction": f"{source}_to_{target}",
                 "steps": self.gan.step,

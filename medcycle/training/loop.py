@@ -88,8 +88,8 @@ def train(
         run: folder of the run; must not hold one already, unless `resume`.
         resume: go on from the newest checkpoint (a run killed before its first one: from the start), exactly as if
             there had been no interruption.
-        make_generator: your own network instead of `model.generator`: called with (in_channels, out_channels); maps
-            (batch, in_channels, *space) to (batch, out_channels, *space) in [-1, 1].
+        make_generator: your own network instead of `model.generator`: called with (in_channels, out_channels), those
+            of `sample.context` included; maps (batch, in_channels, *space) to (batch, out_channels, *space) in [-1, 1].
         make_discriminator: likewise: called with (channels,), gives logits of any shape.
         console: where to show progress; the standard error by default.
         strict: stop if a single scan cannot be used; else train on the others and list it in RUN/refused.txt.
@@ -124,7 +124,7 @@ def train(
         digest = data_digest(cohorts)
 
         # --- State
-        channels = cohorts["a"].channels, cohorts["b"].channels
+        channels = sampler.channels
         make = functools.partial(
             build_gan,
             config,

@@ -49,7 +49,7 @@ def plan(config: Config) -> dict[str, str]:
             facts[f"warning {key}"] = warning
     if config.train.validation and not any("val" in side.values() for side in sides.values()):
         facts["validation"] = f"{config.train.validation:.0%} of the patients, rounded down, is nobody"
-    a, b = channels
+    a, b = (config.sample.planes * count for count in channels)
     with torch.device("meta"):
         generator = build_generator(**generator_arguments(config, a, b))
         discriminator = build_discriminator(
@@ -60,7 +60,8 @@ def plan(config: Config) -> dict[str, str]:
         facts[name] = f"{getattr(config.model, name).kind}, {count:,} parameters (two of them)"
     epochs = config.train.epochs + config.train.decay_epochs
     samples = config.train.samples_per_epoch
-    facts["sample"] = f"{' x '.join(map(str, config.sample.size))}, batch of {config.train.batch_size}"
+    context = f", {config.sample.context} neighbours on either side" if config.sample.context else ""
+    facts["sample"] = f"{' x '.join(map(str, config.sample.size))}{context}, batch of {config.train.batch_size}"
     facts["schedule"] = f"{epochs} epochs of " + (
         f"{samples} samples: {epochs * -(-samples // config.train.batch_size):,} steps"
         if samples
@@ -97,7 +98,7 @@ def audit_targets(targets: list[str], progress: Progress | None = None) -> Audit
             rows[domain.name] = _told(rows_of(domain, key), domain.patient)
             domains[domain.name] = (list(rows[domain.name]), preparation(config, domain))
             reading[domain.name] = {"series": domain.series, "resample_gaps": domain.resample_gaps}
-        axis = AXES[config.sample.axes] if len(config.sample.size) == 2 else 2
+        axis = AXES.get(config.sample.axes) if len(config.sample.size) == 2 else 2
         return audit(domains, size=config.sample.size, axis=axis, reading=reading, rows=rows, progress=progress)
     found = {target: _told({row.path: row for row in rows_in(target)}, None) for target in targets}
     return audit({target: (list(rows), None) for target, rows in found.items()}, rows=found, progress=progress)

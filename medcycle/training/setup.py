@@ -112,7 +112,8 @@ def _small(config: Config) -> bool:
 def loss_settings(config: Config) -> LossSettings:
     """The losses' section as plain values."""
     settings = config.loss.model_dump()
-    return LossSettings(**settings | {"structure": StructureSettings(**settings["structure"])})
+    structure = StructureSettings(**settings["structure"], planes=config.sample.planes)
+    return LossSettings(**settings | {"structure": structure})
 
 
 def learning_rate(config: Config, epoch: int) -> float:

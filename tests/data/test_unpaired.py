@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -21,6 +21,12 @@ class FakeScan:
     points: np.ndarray
     path: str = "somewhere.nii.gz"
     state: dict[str, object] = field(default_factory=dict)
+
+    def along(self, axis: int) -> FakeScan:
+        """Stored by axis 2, as planes across another, written out plainly."""
+        volume = self.array.transpose(1, 2, 3, 0)  # (channel, i, j, k)
+        planes = np.stack([volume.take(n, 1 + axis) for n in range(volume.shape[1 + axis])])
+        return replace(self, array=planes, foreground=(planes > -1).mean((1, 2, 3)).tolist())
 
 
 def scan(name: str = "scan", extents=(20, 24, 16), body=(4, 12), channels: int = 1, code: float = 0.5) -> FakeScan:
@@ -271,3 +277,125 @@ def test_half_the_size_is_enough() -> None:
     check_sizes([scan(extents=(20, 24, 16))], (40, 48))
     check_sizes([scan(extents=(20, 24, 16))], (40, 48, 32))
     assert AXES == {"sagittal": 0, "coronal": 1, "axial": 2}
+
+
+# -- neighbouring planes as channels -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("context", [1, 2])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_sample_holds_the_planes_on_either_side_and_the_ends_repeat(context, channels) -> None:
+    one = scan(extents=(20, 24, 7), body=(0, 6), channels=channels)
+    one.array[:] = np.arange(7)[:, None, None, None] / 10 + np.arange(channels)[:, None, None] / 100
+    deep = (2 * context + 1) * channels
+    sampler = UnpairedSampler([one], [one], size=(20, 24), context=context)
+    assert sampler.channels == (deep, deep)
+    seen = set()
+    for sample in sampler.batch(0, 100)[0]:
+        assert sample.shape == (deep, 20, 24)
+        middle = round(float(sample[context * channels, 0, 0]) * 10)
+        planes = [min(max(middle + offset, 0), 6) for offset in range(-context, context + 1)]
+        expected = [plane / 10 + channel / 100 for plane in planes for channel in range(channels)]
+        np.testing.assert_allclose(sample[:, 3, 5], expected, atol=1e-6)
+        seen.add(middle)
+    assert seen == set(range(7))
+
+
+def test_all_planes_of_a_sample_are_cropped_and_moved_alike() -> None:
+    one = scan(extents=(40, 40, 9), body=(0, 8))
+    one.array[:] = np.random.default_rng(0).uniform(-0.9, 1, (1, 1, 40, 40))  # every plane the same
+    sampler = UnpairedSampler(
+        [one], [one], size=(16, 16), context=1, augment=Augment(flip=0.5, rotate=20, scale=0.1, translate=0.1)
+    )
+    for sample in sampler.batch(0, 20)[0]:
+        np.testing.assert_array_equal(sample[0], sample[1])
+        np.testing.assert_array_equal(sample[2], sample[1])
+
+
+def test_context_draws_the_same_planes_as_without() -> None:
+    def middles(context: int) -> np.ndarray:
+        sampler = UnpairedSampler([scan()], [scan("b")], size=(20, 24), context=context, match_position=True, seed=3)
+        return np.concatenate([domain[:, context] for domain in sampler.batch(5, 20)])
+
+    np.testing.assert_array_equal(middles(2), middles(0))
+
+
+# -- planes of all directions ------------------------------------------------------------------------------------------
+
+
+def told(extents=(20, 24, 16)) -> FakeScan:
+    """A scan whose voxels tell their place: (i, j, k) as three channels, from 0."""
+    one = scan(extents=extents, body=(0, extents[2] - 1), channels=3)
+    one.array[:] = np.stack(np.meshgrid(*map(np.arange, extents), indexing="ij")).transpose(3, 0, 1, 2) / 100
+    return one
+
+
+def direction_of(sample: np.ndarray) -> int:
+    """The axis along which a plane of `told` does not change."""
+    (axis,) = [axis for axis in range(3) if np.ptp(sample[axis]) == 0]
+    return axis
+
+
+def test_planes_of_all_directions_come_equally_often_and_the_same_for_both_domains() -> None:
+    sampler = UnpairedSampler([told()], [told((18, 22, 30))], size=(14, 14), axes="all", foreground=0.0)
+    a, b = sampler.batch(0, 300)
+    directions = [direction_of(sample) for sample in a]
+    assert directions == [direction_of(sample) for sample in b]
+    assert all(70 < directions.count(axis) < 130 for axis in range(3))
+    for sample, axis in zip(np.rint(a * 100).astype(int), directions, strict=True):
+        rows, columns = [other for other in range(3) if other != axis]  # the plane's own axes, in their order
+        np.testing.assert_array_equal(np.diff(sample[rows], axis=0), 1)
+        np.testing.assert_array_equal(np.diff(sample[columns], axis=1), 1)
+    for axis, extent in enumerate((20, 24, 16)):
+        shown = {round(float(s[axis, 0, 0]) * 100) for s, d in zip(a, directions, strict=True) if d == axis}
+        assert shown <= set(range(extent))
+        assert len(shown) > 10
+
+
+def test_a_direction_s_neighbours_lie_along_it() -> None:
+    a, _ = UnpairedSampler([told()], [told()], size=(14, 14), axes="all", context=1, foreground=0.0).batch(0, 60)
+    for sample in np.rint(a * 100).astype(int):
+        axis = direction_of(sample[3:6])
+        before, here, after = (int(sample[3 * n + axis, 0, 0]) for n in range(3))
+        last = (20, 24, 16)[axis] - 1
+        assert (before, after) == (max(here - 1, 0), min(here + 1, last))
+
+
+def test_positions_match_along_the_drawn_direction() -> None:
+    def walls(extents) -> FakeScan:
+        one = told(extents)
+        one.foreground = [1.0] * extents[2]
+        return one
+
+    sampler = UnpairedSampler(
+        [walls((40, 50, 60))], [walls((60, 40, 50))], size=(30, 30), axes="all", foreground=1.0, match_position=True
+    )
+    a, b = sampler.batch(0, 200)
+    for x, y in zip(a, b, strict=True):
+        axis = direction_of(x)
+        heights = [float(s[axis, 0, 0]) * 100 / (n[axis] - 1) for s, n in ((x, (40, 50, 60)), (y, (60, 40, 50)))]
+        assert abs(heights[0] - heights[1]) < 0.25
+
+
+def test_sagittal_planes_of_all_directions_are_never_mirrored() -> None:
+    a, _ = UnpairedSampler(
+        [told()], [told()], size=(14, 14), axes="all", foreground=0.0, augment=Augment(flip=0.5)
+    ).batch(0, 300)
+    mirrored = {axis: [] for axis in range(3)}
+    for sample in a:
+        axis = direction_of(sample)
+        first = 1 if axis == 0 else 0
+        mirrored[axis].append(bool(sample[first, 0, 0] > sample[first, -1, 0]))
+    assert not any(mirrored[0])
+    assert all(0.3 < np.mean(mirrored[axis]) < 0.7 for axis in (1, 2))
+
+
+def test_an_epoch_shows_the_planes_of_each_direction() -> None:
+    one = scan(extents=(20, 24, 16), body=(4, 12))  # 9 axial, 12 coronal and 10 sagittal planes with body
+    assert UnpairedSampler([one], [scan(body=(0, 1))], size=(10, 10), axes="all").samples_per_epoch == 9 + 12 + 10
+
+
+def test_scans_must_be_large_enough_in_all_directions() -> None:
+    check_sizes([scan(extents=(20, 24, 16))], (32, 32), "all")
+    with pytest.raises(ScanError, match=r"flat: prepared sagittal planes of 20 x 8 voxels"):
+        UnpairedSampler([scan("flat", (20, 20, 8), (2, 6))], [scan()], size=(20, 20), axes="all")

@@ -39,6 +39,8 @@ def build(
     network: nn.Module | None = None,
     axes: str = "axial",
     size: tuple[int, ...] = (8, 8),
+    context: int = 0,
+    only: str | None = None,
     preparations: dict[str, Preparation] | None = None,
     **settings: Any,
 ) -> Translator:
@@ -48,9 +50,9 @@ def build(
         {"kind": "custom"},
         DomainInfo(source, known[source]),
         DomainInfo(target, known[target]),
-        {"axes": axes, "size": list(size)},
+        {"axes": axes, "size": list(size), "context": context},
     )
-    return Translator(model, **({"device": "cpu", "precision": "fp32"} | settings))
+    return Translator(model, axes=only, **({"device": "cpu", "precision": "fp32"} | settings))
 
 
 @pytest.fixture

@@ -203,3 +203,13 @@ def test_a_failed_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(MedcycleError, match="No space left"):
         export_upstream(tmp_path / "run", tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_networks_that_take_neighbouring_planes_are_refused(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    model = load_model(tmp_path / "run" / "horse_to_zebra.safetensors")
+    model.sample["context"] = 1
+    save_model(tmp_path / "run" / "horse_to_zebra.safetensors", model)
+    with pytest.raises(ModelError, match=r"horse_to_zebra.*1 neighbour\(s\) on either side.*sample\.context 0"):
+        export_upstream(tmp_path / "run", tmp_path / "out")
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -251,3 +252,96 @@ def test_one_patch_over_the_whole_scan_is_the_networks_own_answer() -> None:
     with torch.no_grad():
         expected = network(torch.from_numpy(array)[None])[0].numpy()
     np.testing.assert_allclose(translate_patches(network, array, (8, 8, 8), **FP32), expected, atol=1e-6)
+
+
+# -- neighbouring planes as channels -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("context", [1, 2, 9])  # 9: more neighbours than there are planes
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_stacks_that_the_network_leaves_alone_come_back_exactly(axis: int, context: int, batch_size: int) -> None:
+    array = scan(2, 5, 6, 7)
+    array[:, :, :, 2] = -1
+    result = translate_planes(
+        Fixed(lambda x: x), array, axis, context=context, batch_size=batch_size, size=(8, 6), **FP32
+    )
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result, array)
+
+
+def stacks(array: np.ndarray[Any, Any], context: int) -> list[np.ndarray[Any, Any]]:
+    """For each k, ((2 * context + 1) * C, i, j), written out plainly."""
+    last = array.shape[3] - 1
+    return [
+        np.concatenate([array[..., min(max(k + offset, 0), last)] for offset in range(-context, context + 1)])
+        for k in range(last + 1)
+    ]
+
+
+@pytest.mark.parametrize("context", [1, 2])
+def test_overlapping_stacks_are_averaged_by_their_weights(context: int) -> None:
+    """Against a plain second opinion, with a network whose answers depend on all that it sees, and where."""
+    torch.manual_seed(0)
+    deep = 2 * context + 1
+    mix = torch.nn.Conv2d(2 * deep, deep, 3, padding=1)
+    mix.weight.data *= 0.5
+    network = Fixed(lambda x: torch.tanh(mix(x)).detach(), out_channels=deep)
+    array = scan(2, 6, 5, 9)
+    sums, weights = np.zeros((6, 5, 9)), np.zeros(9)
+    for k, stack in enumerate(stacks(array, context)):
+        made = network(torch.from_numpy(stack)[None])[0].numpy().astype(np.float64)
+        for place in range(deep):
+            if 0 <= k + place - context < 9:
+                weight = min(place + 1, deep - place)
+                sums[..., k + place - context] += weight * made[place]
+                weights[k + place - context] += weight
+    result = translate_planes(network, array, 2, context=context, batch_size=4, **FP32)
+    assert result.shape == (1, 6, 5, 9)
+    np.testing.assert_allclose(result[0], sums / weights, atol=1e-6)
+
+
+def test_stacks_round_planes_of_air_are_not_sent_and_air_stays() -> None:
+    array = scan(1, 4, 4, 8)
+    array[..., [0, 3, 4, 5]] = -1
+    network = Recorder()
+    seen: list[tuple[int, int]] = []
+    result = translate_planes(
+        network, array, 2, context=1, batch_size=3, progress=lambda d, t: seen.append((d, t)), **FP32
+    )
+    sent = torch.cat(network.batches).numpy()
+    np.testing.assert_array_equal(sent, [stacks(array, 1)[k] for k in (1, 2, 6, 7)])
+    np.testing.assert_array_equal(result[..., [1, 2, 6, 7]], array[..., [1, 2, 6, 7]] / 2)
+    assert (result[..., [0, 3, 4, 5]] == -1).all()
+    assert seen == [(4, 8), (7, 8), (8, 8)]
+
+
+def test_joined_scans_are_no_neighbours() -> None:
+    one, two = scan(1, 4, 4, 3), -0.5 * scan(1, 4, 4, 3)
+    network = build_generator("resnet", in_channels=3, out_channels=3, ndim=2, filters=2, blocks=1)
+    joined = translate_planes(network, np.concatenate([one, two], axis=3), 2, context=1, scans=2, **FP32)
+    apart = [translate_planes(network, part, 2, context=1, **FP32) for part in (one, two)]
+    np.testing.assert_allclose(joined, np.concatenate(apart, axis=3), atol=1e-6)
+    mixed = translate_planes(network, np.concatenate([one, two], axis=3), 2, context=1, **FP32)
+    assert abs(mixed - joined)[..., 2:4].max() > 1e-3
+
+
+def test_a_stack_of_channels_that_are_no_planes() -> None:
+    with pytest.raises(ModelError, match="gives 4 channels, which are not those of 3 planes"):
+        translate_planes(Fixed(lambda x: x, out_channels=4), scan(1, 4, 4, 4), 2, context=1, **FP32)
+
+
+def test_averaging_stacks_takes_little_memory() -> None:
+    array = scan(1, 64, 64, 150)
+    network = Fixed(lambda x: x)
+
+    def peak(context: int) -> int:
+        tracemalloc.start()
+        translate_planes(network, array, 2, context=context, batch_size=1, **FP32)
+        highest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return highest
+
+    peak(0)
+    plane = 4 * 64 * 64
+    assert peak(2) - peak(0) < 60 * plane  # five planes in float64, the stacks; not the scan's 150

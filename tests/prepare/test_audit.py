@@ -89,6 +89,11 @@ def test_what_is_refused(tmp_path):
     assert domain.summary()["refused"] == 3
     sagittal = audit({"mr": ([good], MR)}, size=(14, 12), axis=0).domains[0].scans[0]
     assert sagittal.refused is None
+    every = audit({"mr": ([good], MR)}, size=(26, 14), axis=None).domains[0].scans[0]
+    assert every.refused is None
+    assert every.planes == 16 + 14 + 12
+    too_wide = audit({"mr": ([good], MR)}, size=(32, 14), axis=None).domains[0].scans[0]
+    assert "prepared to 14 x 12 voxels, less than half" in too_wide.refused
     patches = audit({"mr": ([good], MR)}, size=(16, 16, 32)).domains[0].scans[0]
     assert "16 x 14 x 12" in patches.refused
 

@@ -439,3 +439,20 @@ def test_memory_stays_flat(tmp_path):
             assert max(highest[4:]) - max(highest[:4]) < array, work
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("stored", [0, 2])
+def test_a_scan_shows_its_planes_along_every_axis(scans, tmp_path, stored):
+    from medcycle.io import read_volume
+
+    (scan,) = prepare_cohort(scans[:1], MR, tmp_path / "cache", axis=stored).scans
+    expected = MR(read_volume(scans[0]))
+    for axis in (2, 0, 1):
+        turned = scan.along(axis)
+        assert turned.axis == axis
+        np.testing.assert_array_equal(turned.array, np.moveaxis(expected.array, 1 + axis, 0))
+        np.testing.assert_array_equal(turned.volume(), expected.array)
+        shares = expected.foreground.mean(axis=tuple(a for a in range(3) if a != axis))
+        np.testing.assert_allclose(turned.foreground, shares, rtol=1e-6)
+        assert np.shares_memory(turned.array, scan.array)
+        np.testing.assert_array_equal(turned.along(stored).array, scan.array)

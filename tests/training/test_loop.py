@@ -121,11 +121,11 @@ def test_a_run_leaves_all_that_design_promises(scans: Path, tmp_path: Path) -> N
         assert torch.equal(value, averaged[key])
 
 
-@pytest.mark.parametrize("size", [[16, 16], [8, 8, 8]])
-def test_resuming_is_exact(scans: Path, tmp_path: Path, size: list[int]) -> None:
+@pytest.mark.parametrize("sample", [{"size": [16, 16]}, {"size": [8, 8, 8]}, {"context": 1, "axes": "all"}])
+def test_resuming_is_exact(scans: Path, tmp_path: Path, sample: dict[str, Any]) -> None:
     def config(**settings: Any) -> Config:
         values = make_config(scans, batch_size=2, **settings).model_dump()
-        values["sample"]["size"] = size
+        values["sample"] |= sample
         values["sample"]["augment"] |= {"rotate": 10.0}
         values["model"]["generator"]["dropout"] = 0.5  # draws from the global generator
         return parse_config(values)
@@ -139,6 +139,63 @@ def test_resuming_is_exact(scans: Path, tmp_path: Path, size: list[int]) -> None
     assert_same(final_state(tmp_path / "whole")["local"], final_state(tmp_path / "killed")["local"])
     rows = list(csv.DictReader((tmp_path / "killed" / "metrics.csv").open()))
     assert [int(row["step"]) for row in rows] == [2, 3, 4, 6, 8]
+
+
+@pytest.mark.parametrize("generator", ["resnet", "unet"])
+@pytest.mark.parametrize("sample", [{"context": 2}, {"axes": "all"}, {"context": 1, "axes": "all"}])
+def test_neighbouring_planes_and_all_directions(
+    scans: Path, tmp_path: Path, sample: dict[str, Any], generator: str
+) -> None:
+    values = make_config(scans, samples_per_epoch=2, decay_epochs=0, validation=0.34).model_dump()
+    values["sample"] |= sample | {"match_position": True}
+    values["model"]["generator"] = {"kind": generator, "filters": 4} | ({"downs": 2} if generator == "unet" else {})
+    values["loss"]["structure"] |= {"mind": 1.0, "gradient_correlation": 1.0}
+    outcome = train(parse_config(values), tmp_path / "run", console=QUIET)
+    assert outcome.step == 2
+    assert list((tmp_path / "run" / "previews").iterdir())
+    for name in ("mr_to_ct", "ct_to_mr"):
+        model = load_model(tmp_path / "run" / f"{name}.safetensors")
+        assert model.context == sample.get("context", 0)
+        assert model.sample["axes"] == sample.get("axes", "axial")
+        assert model.in_channels == 2 * model.context + 1
+    scan = scans / "mr" / "p0.nii.gz"
+    results = {}
+    for axes in (None, "axial"):
+        results[axes] = Translator.load(tmp_path / "run", to="ct", device="cpu", precision="fp32", axes=axes)(scan)
+        assert results[axes].array.shape == read_volume(scan).array.shape
+    assert np.array_equal(results[None].array, results["axial"].array) == ("axes" not in sample)
+    values["sample"]["context"] = 5
+    with pytest.raises(CheckpointError, match=r"sample\.context: the run has \d, now 5"):
+        train(parse_config(values), tmp_path / "run", resume=True, console=QUIET)
+
+
+def test_previews_show_the_middle_plane(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import medcycle.training.keeper as module
+
+    shown: list[Any] = []
+    monkeypatch.setattr(module, "preview", lambda rows: shown.append(rows) or b"")
+    kept: list[module.Keeper] = []
+    start = module.Keeper.__init__
+    monkeypatch.setattr(module.Keeper, "__init__", lambda self, *a, **k: kept.append(self) or start(self, *a, **k))
+    values = make_config(scans, samples_per_epoch=1, decay_epochs=0).model_dump()
+    values["sample"]["context"] = 1
+    train(parse_config(values), tmp_path / "run", console=QUIET)
+    (_, pictures, _), *_ = shown[0]
+    assert pictures[0].shape == (1, 16, 16)
+    np.testing.assert_array_equal(pictures[0], kept[0].fixed[0][0][0, 1:2].numpy())
+
+
+def test_a_plan_counts_neighbouring_planes_and_an_audit_looks_at_all_directions(scans: Path, tmp_path: Path) -> None:
+    values = make_config(scans).model_dump()
+    alone = plan(parse_config(values))
+    values["sample"] |= {"context": 1, "axes": "all"}
+    config = parse_config(values)
+    facts = plan(config)
+    assert facts["sample"] == "16 x 16, 1 neighbours on either side, batch of 1"
+    counts = [int(re.search(r"([\d,]+) parameters", f["generator"])[1].replace(",", "")) for f in (alone, facts)]  # type: ignore[index]
+    assert counts[1] - counts[0] == 2 * (7 * 7 * 4) + 2 * (7 * 7 * 4 + 1)  # the first and the last convolution
+    (domain, _) = audit_targets([str(write_config(config, tmp_path / "all.yaml"))]).domains
+    assert domain.scans[0].planes == 60
 
 
 def train_to_checkpoint_three(config: Config, run: Path) -> Any:

@@ -12,7 +12,7 @@ from medcycle.errors import ConfigError
 from medcycle.networks import build_discriminator, build_generator
 from medcycle.training.setup import build_gan, loss_settings
 from medcycle.training.step import CycleGAN, LossSettings, discriminator_losses, generator_losses, training_step
-from medcycle.training.structure import StructureSettings, places_inside
+from medcycle.training.structure import StructureSettings, places_inside, structure_losses
 
 ALL = {"gradient_correlation": 1.0, "mind": 1.0, "mutual_information": 1.0, "outline": 1.0}
 
@@ -176,3 +176,28 @@ def test_masked_losses_need_a_body() -> None:
                 "loss": {"masked": True},
             }
         )
+
+
+@pytest.mark.parametrize("name", ["gradient_correlation", "mind", "outline"])
+def test_channels_that_are_planes_are_compared_one_by_one(name: str) -> None:
+    torch.manual_seed(0)
+    given, made = (torch.rand((2, 6, 12, 12)) * 2 - 1 for _ in "ab")  # three planes of two channels
+    (_, together), *_ = structure_losses(StructureSettings(**{name: 1.0}, planes=3), given, made).values()
+    apart = []
+    for plane in range(3):
+        part = slice(2 * plane, 2 * plane + 2)
+        (_, value), *_ = structure_losses(StructureSettings(**{name: 1.0}), given[:, part], made[:, part]).values()
+        apart.append(float(value))
+    assert float(together) == pytest.approx(sum(apart) / 3, rel=1e-5)
+
+
+def test_planes_in_another_order_are_told_apart() -> None:
+    """The mean over a stack would not see it."""
+    given = torch.rand((1, 3, 16, 16), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for name in ALL:
+        for planes, same in ((1, True), (3, False)):
+            (_, value), *_ = structure_losses(
+                StructureSettings(**{name: 1.0}, planes=planes), given, given.flip(1)
+            ).values()
+            (_, best), *_ = structure_losses(StructureSettings(**{name: 1.0}, planes=planes), given, given).values()
+            assert (float(value) == pytest.approx(float(best), abs=1e-5)) == same, (name, planes)
