@@ -84,6 +84,7 @@ def write_lesion_cohort(
     shape: tuple[int, int, int] = (64, 72, 32),
     spacing: float = 3.0,
     seed: int = 0,
+    contrast: str = "t2",
     tissues: Sequence[Tissue] = LESIONS,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Path:
@@ -101,6 +102,7 @@ def write_lesion_cohort(
         shape: voxels (i, j, k); the default holds the brain above the base of the skull.
         spacing: isotropic voxel size, mm.
         seed: of the whole cohort.
+        contrast: of the MR, "t1" or "t2".
         tissues: what the lesions are made of, in turn.
         progress: called with (heads written, of how many, name).
 
@@ -123,9 +125,11 @@ def write_lesion_cohort(
         ill, numbers = add_lesions(healthy, own, lesions, spacing=spacing, tissues=tissues)
         place = root / ("test" if part == "test" else "train")
         for labels, end in ((healthy, HEALTHY), (ill, ILL)):
-            for kind, render in (("mr", render_mr), ("ct", render_ct)):
-                if part in (kind, "test"):
-                    write_volume(render(labels, own, spacing=spacing), place / f"{kind}-{end}" / name)
+            if part in ("mr", "test"):
+                mr = render_mr(labels, own, spacing=spacing, contrast=contrast)
+                write_volume(mr, place / f"mr-{end}" / name)
+            if part in ("ct", "test"):
+                write_volume(render_ct(labels, own, spacing=spacing), place / f"ct-{end}" / name)
         if part == "test":
             affine = render_ct(healthy, own, spacing=spacing).affine
             maps: dict[str, npt.NDArray[np.generic]] = {

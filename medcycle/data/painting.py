@@ -31,7 +31,7 @@ APPEARANCE = {
     Tissue.MUCOSA: (40, 4, 0.55, 0.80),
     Tissue.CAVITY: (-1000, 0, 0.00, 0.00),
     Tissue.CYST: (2, 3, 0.30, 0.95),  # fluid, as in an old infarct: 30 HU under the brain round it
-    Tissue.BLEED: (70, 4, 0.45, 0.35),  # acute (deoxyhaemoglobin): 37 HU above it
+    Tissue.BLEED: (72, 4, 0.45, 0.18),  # acute (deoxyhaemoglobin, dark in T2): 40 HU above it
 }
 CONTRASTS = {"t1": 2, "t2": 3}  # column of APPEARANCE
 POINT_SPREAD = 0.6  # standard deviation in voxels: tissues share their border voxels
