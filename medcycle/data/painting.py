@@ -30,7 +30,8 @@ APPEARANCE = {
     Tissue.EYE: (12, 2, 0.25, 0.95),
     Tissue.MUCOSA: (40, 4, 0.55, 0.80),
     Tissue.CAVITY: (-1000, 0, 0.00, 0.00),
-    Tissue.LESION: (65, 5, 0.40, 0.85),
+    Tissue.CYST: (2, 3, 0.30, 0.95),  # fluid, as in an old infarct: 30 HU under the brain round it
+    Tissue.BLEED: (72, 4, 0.45, 0.18),  # acute (deoxyhaemoglobin, dark in T2): 40 HU above it
 }
 CONTRASTS = {"t1": 2, "t2": 3}  # column of APPEARANCE
 POINT_SPREAD = 0.6  # standard deviation in voxels: tissues share their border voxels
@@ -95,7 +96,6 @@ def write_cohort(
     spacing: float = 3.6,
     seed: int = 0,
     contrast: str = "t1",
-    lesion: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Path:
     """Write an unpaired cohort with a paired test set.
@@ -110,7 +110,6 @@ def write_cohort(
         spacing: isotropic voxel size, mm.
         seed: of the whole cohort; each head has its own stream, whatever the numbers of heads.
         contrast: of the MR, "t1" or "t2".
-        lesion: give every head a lesion.
         progress: called with (scans written, of how many, name).
 
     Returns:
@@ -128,7 +127,7 @@ def write_cohort(
     for index, part in enumerate(parts):
         name = f"head{index + 1:02d}"
         own = int(np.random.default_rng([seed, index]).integers(2**31))
-        labels = make_head(own, shape, spacing, lesion)
+        labels = make_head(own, shape, spacing)
         mr, ct = render_mr(labels, own, spacing=spacing, contrast=contrast), render_ct(labels, own, spacing=spacing)
         if part == "test":
             mask = Volume(body_mask(labels)[None].astype(np.float32), mr.affine, unit="uint8")

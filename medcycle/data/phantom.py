@@ -20,7 +20,7 @@ Labels = npt.NDArray[np.int16]
 
 
 class Tissue(IntEnum):
-    """The values of a label map. AIR is outside the head; CAVITY is air inside it."""
+    """The values of a label map. AIR is outside the head; CAVITY is air inside it; lesions are added to a head."""
 
     AIR = 0
     SKIN = 1
@@ -34,7 +34,8 @@ class Tissue(IntEnum):
     EYE = 9
     MUCOSA = 10
     CAVITY = 11
-    LESION = 12
+    CYST = 12
+    BLEED = 13
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,6 @@ class Phantom:
         skull, scalp, fat: mean thickness of the vault, of what lies over it, and of the fat under the skin, mm.
         ventricles: their size relative to typical.
         nose: how far it sticks out relative to typical.
-        lesion: centre (x, y, z) and radius of a round lesion in the brain, mm, if there is one.
         texture: seed of the folds of the cortex and of every other irregularity.
     """
 
@@ -60,11 +60,10 @@ class Phantom:
     fat: float
     ventricles: float
     nose: float
-    lesion: tuple[float, float, float, float] | None
     texture: int
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, lesion: bool = False) -> Phantom:
+    def draw(cls, rng: np.random.Generator) -> Phantom:
         """A random head of ordinary proportions."""
         whole = rng.uniform(0.94, 1.04)
         scale = whole * rng.uniform(0.95, 1.05, 3)
@@ -73,10 +72,7 @@ class Phantom:
         skull, scalp, fat = rng.uniform(6.0, 9.0), rng.uniform(5.5, 7.5), rng.uniform(2.5, 5.0)
         ventricles, nose = rng.uniform(0.8, 1.5), rng.uniform(0.8, 1.2)
         texture = int(rng.integers(2**31))
-        # Drawn in any case, so that a head with and without its lesion is the same head.
-        side, y, z, radius = rng.choice((-1, 1)), rng.uniform(-30, 30), rng.uniform(12, 35), rng.uniform(7, 13)
-        spot = (float(side * 28), float(y), float(z), float(radius)) if lesion else None
-        return cls(_triple(scale), _triple(angles), _triple(shift), skull, scalp, fat, ventricles, nose, spot, texture)
+        return cls(_triple(scale), _triple(angles), _triple(shift), skull, scalp, fat, ventricles, nose, texture)
 
     def labels(self, shape: Sequence[int], spacing: float) -> Labels:
         """The tissues on a grid (i to the Right, j Anterior, k Superior) with the vertex near its top.
@@ -101,9 +97,9 @@ class Phantom:
         return labels
 
 
-def make_head(seed: int, shape: Sequence[int] = (96, 96, 80), spacing: float = 2.4, lesion: bool = False) -> Labels:
+def make_head(seed: int, shape: Sequence[int] = (96, 96, 80), spacing: float = 2.4) -> Labels:
     """The label map of the head with this seed: :meth:`Phantom.draw`, then :meth:`Phantom.labels`."""
-    return Phantom.draw(np.random.default_rng(seed), lesion=lesion).labels(shape, spacing)
+    return Phantom.draw(np.random.default_rng(seed)).labels(shape, spacing)
 
 
 def body_mask(labels: Labels) -> Mask:
@@ -193,7 +189,7 @@ def _skull(phantom: Phantom, space: Space, labels: Labels, cranium: Field, outsi
 
 
 def _brain(phantom: Phantom, space: Space, labels: Labels, cavity: Field) -> None:
-    """Fluid, folded cortex, white matter, deep nuclei, cerebellum, brain stem, ventricles and the lesion."""
+    """Fluid, folded cortex, white matter, deep nuclei, cerebellum, brain stem and ventricles."""
     depth = -cavity - (1.9 + 0.5 * space.noise(30, 15))  # under the brain's surface, mm
     fold = np.abs(space.noise(31, 7))  # its zero crossings are the sulci: thin sheets, lined with grey matter
     brain = depth > 0
@@ -226,10 +222,6 @@ def _brain(phantom: Phantom, space: Space, labels: Labels, cavity: Field) -> Non
     ]
     for (side, y, z), radii in hollows:
         labels[(space.ellipsoid(side, y, z, radii) < 0) & brain] = Tissue.CEREBROSPINAL_FLUID
-    if phantom.lesion is not None:
-        x, front, up, radius = phantom.lesion
-        ragged = np.sqrt((space.x - x) ** 2 + (space.y - front) ** 2 + (space.z - up) ** 2) - 1.5 * space.noise(33, 8)
-        labels[(ragged < radius) & brain] = Tissue.LESION
 
 
 def _orbits(space: Space, labels: Labels, outside: Field, cavity: Field) -> None:
