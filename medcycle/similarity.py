@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+NOISE = 0.05  # in [-1, 1]: some 25 HU of soft tissue in a stretched CT
 _TINY = 1e-8
 
 
@@ -31,7 +32,7 @@ def gradient_correlation(a: Tensor, b: Tensor) -> Tensor:
     return 1 - torch.stack(parts).mean()
 
 
-def mind(image: Tensor, radius: int = 1, distance: int = 1) -> Tensor:
+def mind(image: Tensor, radius: int = 1, distance: int = 1, noise: float = NOISE) -> Tensor:
     """The modality-independent neighbourhood descriptor (Heinrich 2012, eq. 4): how like its neighbours a patch is.
 
     For every neighbour r along an axis, exp(-D(x, x + r) / V(x)): D is the mean squared difference of the patches round
@@ -41,6 +42,8 @@ def mind(image: Tensor, radius: int = 1, distance: int = 1) -> Tensor:
         image: (batch, channel, *space).
         radius: of the patches: width 2 * radius + 1 along each axis.
         distance: to the neighbours, in voxels.
+        noise: V is no less than its square: differences that small are no structure, and where all is even, the
+            gradients of what is left would be a hundred times those of real edges.
 
     Returns:
         (batch, channel, 2 * axes, *space), in [0, 1].
@@ -67,9 +70,7 @@ def mind(image: Tensor, radius: int = 1, distance: int = 1) -> Tensor:
         distances.append(pool((centre - shifted(offset)).square(), width, stride=1))
     d = torch.stack(distances, dim=2)
     variance = d.mean(dim=2, keepdim=True)
-    # Where nothing varies, noise must not decide: no less than a thousandth of the image's mean variance.
-    floor = 1e-3 * variance.mean(dim=tuple(range(1, d.ndim)), keepdim=True) + 1e-6
-    descriptor = torch.exp(-d / torch.maximum(variance, floor))
+    descriptor = torch.exp(-d / variance.clamp_min(noise**2))
     scaled: Tensor = descriptor / descriptor.amax(dim=2, keepdim=True)
     return scaled
 

@@ -55,6 +55,7 @@ def test_gradient_correlation_equals_the_formula(ndim: int) -> None:
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_mind_equals_the_formula(ndim: int) -> None:
     image = images(ndim)[0][:1]
+    image[:, :, :3] *= 0.02  # nearly even there: below the noise
     found = mind(image)
     array = image[0, 0].numpy().astype(np.float64)
     padded = np.pad(array, 2, mode="edge")
@@ -68,11 +69,24 @@ def test_mind_equals_the_formula(ndim: int) -> None:
         ]
         every.append(d)
     d = np.array(every)
-    floor = 1e-3 * d.mean() + 1e-6
-    expected = np.exp(-d / np.maximum(d.mean(1, keepdims=True), floor))
+    expected = np.exp(-d / np.maximum(d.mean(1, keepdims=True), 0.05**2))
     expected /= expected.max(1, keepdims=True)
     assert found.shape == (1, 1, 2 * ndim, *array.shape)
     np.testing.assert_allclose(found[0, 0].flatten(1).T.numpy(), expected, atol=1e-5)
+
+
+def test_noise_is_no_structure_and_gives_no_gradients_to_speak_of() -> None:
+    generator = torch.Generator().manual_seed(0)
+    even = (0.005 * torch.randn((1, 1, 20, 20), generator=generator)).requires_grad_(True)
+    edge = 0.05 * torch.randn((1, 1, 20, 20), generator=generator)
+    edge[..., 10:] += 0.5
+    assert float(mind_distance(even, torch.zeros_like(even)).detach()) < 0.02
+    edge = edge.requires_grad_(True)
+    sizes = []
+    for image in (even, edge):
+        mind_distance(image, torch.zeros_like(image)).backward()
+        sizes.append(float(image.grad.abs().max()))
+    assert sizes[0] < sizes[1]  # twenty times as much without the floor
 
 
 def test_mutual_information_equals_the_formula() -> None:
