@@ -86,6 +86,9 @@ class Prepare(Section):
     invert: bool = False
     """mr: inside the body dark becomes bright. For MR -> CT: the networks tend to keep bright what is bright, and bone
     is dark in MR."""
+    floor: Annotated[float, Field(ge=-1, lt=1)] = -1.0
+    """mr: what the lowest value inside the body becomes (with `invert`, the brightest tissue's). Above -1, fat is no longer
+    the same as air, which stays -1."""
     n4: bool = False
     """mr: N4 bias field correction (Tustison 2010), about 10 s a scan."""
     nyul: bool = False
@@ -344,6 +347,10 @@ class Config(Section):
             problems.append(
                 "loss.masked needs the body: prepare.foreground true (or null), and domains that are mr or ct"
             )
+        if self.prepare.floor > -1 and not self._bodies():
+            problems.append("prepare.floor needs the body: prepare.foreground true (or null), and mr with ct or mr")
+        if self.prepare.floor > -1 and any((augment.bias_field, augment.motion, augment.ghosting, augment.spike)):
+            problems.append("sample.augment's bias_field, motion, ghosting and spike need prepare.floor: -1")
         problems += self._resizing()
         problems += self._of_scans()
         if not self._axes_in_order():

@@ -40,6 +40,8 @@ class Preparation:
         foreground: set everything outside the body to exactly -1 (ct, mr), instead of leaving it as it is.
         invert: inside the body, dark becomes bright (mr), so that cortical bone, dark in MR, starts out as bright as in
             CT; needs `foreground`, since air must stay -1.
+        floor: what the lowest value inside the body becomes (mr), from -1 up to 1; above -1, fat (inverted) or fluid is
+            not the same as air any more, which stays -1; needs `foreground`.
         n4: correct the bias field first (mr; the other modalities have none).
         crop: cut the scan to its body and this many mm round it (ct, mr); None keeps the whole frame. Restoring sets
             the box back into the frame, in air.
@@ -62,6 +64,7 @@ class Preparation:
     range: tuple[float, float] | None = None
     foreground: bool = False
     invert: bool = False
+    floor: float = -1.0
     n4: bool = False
     threshold: float | None = None
     crop: float | None = None
@@ -103,6 +106,10 @@ class Preparation:
             raise ConfigError(f"landmarks {self.landmarks}; {nyul.COUNT} numbers that rise from -1 to 1 are expected")
         if self.invert and not self.foreground:
             raise ConfigError("invert needs foreground: without it the air around the body would become the brightest")
+        if not -1 <= self.floor < 1:
+            raise ConfigError(f"floor {self.floor}; give a number from -1 up to, but not including, 1")
+        if self.floor > -1 and not self.foreground:
+            raise ConfigError("floor needs foreground: without it the air around the body would be lifted as well")
 
     @property
     def _sign(self) -> int:
@@ -130,6 +137,8 @@ class Preparation:
         if self._sign < 0:  # air round the skin would become as bright as bone
             mask = without_air_rim(mask, (prepared.max(axis=0) + 1) / 2, affine)
             prepared = -prepared
+        if self.modality == "mr" and self.floor > -1:
+            prepared = self.floor + (1 - self.floor) / 2 * (prepared + 1)
         if self.foreground:  # exactly -1 is air outside the body, and nothing else
             np.maximum(prepared, INSIDE, out=prepared)
             prepared[:, ~mask] = -1
@@ -275,6 +284,8 @@ class Preparation:
                     f"{what} of {shape} voxels cannot be restored: the scan was prepared to {state.prepared_space}"
                 )
         low, high = state.scale if own_scale else self._restored_range()
+        if self.modality == "mr" and self.floor > -1:
+            array = np.maximum(2 / (1 - self.floor) * (array - self.floor) - 1, -1)
         unit = state.unit if own_scale else self.unit()
         if own_scale and state.landmarks and self.landmarks is not None:
             values = nyul.from_standard(self._sign * array, state.landmarks, self.landmarks)

@@ -447,3 +447,33 @@ def test_stretching_has_its_knots_where_it_says():
     np.testing.assert_allclose(found.ravel(), [-1, -0.8, -0.6, -0.05, 0.5, 0.75, 1], atol=1e-6)
     with pytest.raises(ConfigError, match="inside the window"):
         Preparation(window=(-200, 2048), stretch=(-250, 250))
+
+
+@pytest.mark.parametrize("invert", [False, True])
+@pytest.mark.parametrize("floor", [-1.0, -0.4, 0.3])
+def test_a_floor_sets_the_body_apart_from_air_and_comes_back(invert: bool, floor: float) -> None:
+    grid = np.stack(np.meshgrid(*[np.arange(32) - 16] * 3, indexing="ij")).astype(float)
+    radius = np.linalg.norm(grid, axis=0) * 2  # mm
+    rng = np.random.default_rng(0)
+    array = np.where(radius < 26, 300 + 500 * rng.random(radius.shape), 5 * rng.random(radius.shape))
+    volume = Volume(array[np.newaxis], np.diag([2.0, 2.0, 2.0, 1.0]))
+    plain = Preparation(modality="mr", foreground=True, invert=invert)(volume)
+    preparation = Preparation(modality="mr", foreground=True, invert=invert, floor=floor)
+    prepared = preparation(volume)
+    body = prepared.foreground
+    assert (prepared.array[0][~body] == -1).all()
+    assert (prepared.array[0][body] > -1).all()
+    expected = floor + (1 - floor) * (plain.array[0][body] + 1) / 2
+    np.testing.assert_allclose(prepared.array[0][body], expected, atol=1e-5)
+    again = preparation.restore(prepared.array, prepared.state, foreground=body, own_scale=True)
+    inside = (radius < 22) & (array >= prepared.state.low) & (array <= prepared.state.high)
+    np.testing.assert_allclose(again.array[0][inside], array[inside], atol=0.05)
+    again = Preparation.from_dict(json.loads(json.dumps(preparation.to_dict())))
+    assert again == preparation
+
+
+def test_a_floor_needs_the_body_and_a_number_below_one() -> None:
+    with pytest.raises(ConfigError, match="floor needs foreground"):
+        Preparation(modality="mr", floor=-0.4)
+    with pytest.raises(ConfigError, match=r"floor 1\.0"):
+        Preparation(modality="mr", floor=1.0, foreground=True)

@@ -45,7 +45,7 @@ def test_it_keeps_the_made_image_to_the_given_ones_structure() -> None:
     image[..., 8:40, 10:38], image[..., 16:30, 14:26] = 0.2, 0.8
     loss = LossSettings(cycle=0, identity=0, structure=StructureSettings(mind=50))
     values = [float(training_step(gan, image, image.flip(2), loss)["mind_b"]) for _ in range(40)]
-    assert values[-1] < 0.6 * values[0]
+    assert values[-1] < 0.7 * values[0]
 
 
 def test_settings_reach_the_step_from_a_configuration() -> None:
