@@ -298,7 +298,7 @@ class Loss(Section):
     losses count the body only. Needs `prepare.foreground`."""
     r1: Annotated[float, Field(ge=0)] = 0.0
     """Gradients of the discriminators at real images, beside any adversarial loss (Mescheder 2018, eq. 9, whose gamma
-    this is; 10 there). Steadies discriminators that win too early; a step takes about a fifth longer."""
+    this is; 10 there). Steadies discriminators that win too early; a step takes about a twentieth longer."""
     mask: Annotated[float, Field(ge=0)] = 0.0
     """Mean of the generators' masks (the sparse loss of Chen 2018); model.generator.kind masked only."""
     structure: Structure = Structure()

@@ -23,6 +23,7 @@ class MaskedGenerator(nn.Module):
     Attributes:
         multiple: the input is padded to a multiple of this along each axis, and the output cropped back.
         batch_independent: whether an image's result is free of the others in its batch (while training).
+        feature_channels: channels of each of its `features`.
 
     Raises:
         ModelError: if an argument, or the shape of an input, is not possible.
@@ -65,6 +66,7 @@ class MaskedGenerator(nn.Module):
             checkpointing=checkpointing,
         )
         self.batch_independent = self.body.batch_independent
+        self.feature_channels = self.body.feature_channels
 
     @property
     def checkpointing(self) -> bool:
@@ -78,6 +80,10 @@ class MaskedGenerator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, *space) in [-1, 1] to float32 of the same shape in [-1, 1]."""
         return self.with_mask(x)[0]
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """What the encoder sees in images: of :class:`ResnetGenerator`."""
+        return self.body.features(x)
 
     def with_mask(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The image, as from :meth:`forward`, and the mask.

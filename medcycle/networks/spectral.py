@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SETTLED = 20  # power iterations after which the largest singular value of a drawn kernel is known to a few percent
+SETTLED = 50  # power iterations after which the largest singular value of a drawn kernel is known to a few percent
 
 
 class SpectralConv(nn.modules.conv._ConvNd):
@@ -47,7 +47,8 @@ class SpectralConv2d(SpectralConv, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Like that of nn.Conv2d."""
-        return self._conv_forward(x, self.normed(), self.bias)
+        result: Tensor = self._conv_forward(x, self.normed(), self.bias)
+        return result
 
 
 class SpectralConv3d(SpectralConv, nn.Conv3d):
@@ -55,7 +56,8 @@ class SpectralConv3d(SpectralConv, nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Like that of nn.Conv3d."""
-        return self._conv_forward(x, self.normed(), self.bias)
+        result: Tensor = self._conv_forward(x, self.normed(), self.bias)
+        return result
 
 
 def follow_spectral_norms(network: nn.Module) -> None:

@@ -34,6 +34,7 @@ class VitGenerator(nn.Module):
     Attributes:
         multiple: the input is padded to a multiple of this (2 ** downs) along each axis, and the output cropped back.
         batch_independent: whether an image's result is free of the others in its batch (while training).
+        feature_channels: channels of each of its `features`.
 
     Raises:
         ModelError: if an argument, or the shape of an input, is not possible.
@@ -63,6 +64,7 @@ class VitGenerator(nn.Module):
         self.checkpointing = checkpointing
         bias = L.needs_bias(norm)
         widths = [filters * min(2**level, 8) for level in range(downs)]  # channels of each level, from full size
+        self.feature_channels = widths
         bottom = widths[-1]
         width = math.ceil(bottom / heads) * heads
 
@@ -88,14 +90,24 @@ class VitGenerator(nn.Module):
         """(batch, in_channels, *space) in [-1, 1] to float32 (batch, out_channels, *space) in [-1, 1]."""
         L.check_input(x, self.ndim, self.in_channels, "transformer U-Net generator")
         x, crop = L.pad_to_multiple(x, self.multiple)
-        skips = []
-        for encode, halve in zip(self.encoder, self.down, strict=True):
-            skips.append(L.run(encode, x, self.checkpointing))
-            x = halve(skips[-1])
+        x, skips = self._encode(x)
         x = self._transform(x)
         for double, decode in zip(self.up, self.decoder, strict=True):
             x = L.run(decode, torch.cat([skips.pop(), double(x)], dim=1), self.checkpointing)
         return L.in_float32(self.tail, x)[crop]
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """What the encoder sees in images, from fine to coarse: (batch, channel, *smaller space) each."""
+        x, _ = L.pad_to_multiple(x, self.multiple)
+        return self._encode(x)[1]
+
+    def _encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The bottom's pixels, and what was at every level above."""
+        levels: list[Tensor] = []
+        for encode, halve in zip(self.encoder, self.down, strict=True):
+            levels.append(L.run(encode, x, self.checkpointing))
+            x = halve(levels[-1])
+        return x, levels
 
     def _transform(self, x: Tensor) -> Tensor:
         """The bottom's pixels, as tokens with their places, through the transformer."""

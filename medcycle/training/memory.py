@@ -27,7 +27,7 @@ from medcycle.training.step import CycleGAN, LossSettings, discriminator_losses,
 MARGIN = 1.4  # workspaces of convolutions, fragmentation (benchmarks.memory: up to 1.35 on a CPU)
 SHARE = 0.9  # of the free memory that a run may plan with
 _SMALLEST = 16  # voxels along an axis of a sample that is advised
-_MOST = 1000  # bytes a voxel and filter of a sample; more than any step of ours needs (measured: 90 to 740)
+_MOST = 2000  # bytes a voxel and filter of a sample; more than any step of ours needs (measured: 90 to 1200)
 
 
 @dataclass(frozen=True)
