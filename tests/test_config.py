@@ -117,6 +117,13 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
         ),
         (GOOD + "model: {generator: {downs: 6}}", "kind resnet has kind, filters, blocks, norm, dropout, upsample"),
         (GOOD + "model: {discriminator: {norm: batch}}\nloss: {adversarial: wgan-gp}", "without batch norm"),
+        (GOOD + "model: {discriminator: {norm: batch}}\nloss: {r1: 1}", "loss.r1 needs a discriminator without batch"),
+        (GOOD + "loss: {mask: 1}", "model.generator.kind resnet has none; take kind masked, or loss.mask 0"),
+        (
+            GOOD + "sample: {size: [8, 8]}\nmodel: {generator: {kind: vit}}",
+            "model.generator.downs 4 pads samples to a multiple of 16 voxels, more than sample.size [8, 8] has; take "
+            "downs of at most 3",
+        ),
         (GOOD.replace("path: data/mr", "path: data/mr, patient: '('"), "is not a regular expression"),
         (GOOD.replace("path: data/mr", "path: data/mr, patient: 'x'"), "exactly one group"),
     ],
@@ -171,7 +178,7 @@ def test_another_kind_drops_the_settings_of_the_first(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD + "model: {generator: {kind: resnet, blocks: 4}}\n")
     config = load_config(path, ["model.generator.kind=unet", "model.generator.downs=3"])
     assert config.model.generator.model_dump() == {
-        "kind": "unet", "filters": 64, "downs": 3, "norm": "instance", "dropout": 0.0,
+        "kind": "unet", "filters": 64, "downs": 3, "norm": "instance", "dropout": 0.0, "upsample": "transposed",
     }  # fmt: skip
 
 

@@ -87,8 +87,8 @@ class Prepare(Section):
     """mr: inside the body dark becomes bright. For MR -> CT: the networks tend to keep bright what is bright, and bone
     is dark in MR."""
     floor: Annotated[float, Field(ge=-1, lt=1)] = -1.0
-    """mr: what the lowest value inside the body becomes (with `invert`, the brightest tissue's). Above -1, fat is no longer
-    the same as air, which stays -1."""
+    """mr: what the lowest value inside the body becomes (with `invert`, the brightest tissue's). Above -1, fat is no
+    longer the same as air, which stays -1."""
     n4: bool = False
     """mr: N4 bias field correction (Tustison 2010), about 10 s a scan."""
     nyul: bool = False
@@ -194,6 +194,8 @@ class ResnetConfig(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     upsample: Literal["transposed", "resize"] = "transposed"
     """resize (nearest neighbour, then convolution) avoids the checkerboard of transposed convolutions."""
+    attention: bool = False
+    """Self-attention between the two halves of the blocks (Zhang 2019): far parts of a sample are seen together."""
 
 
 class UnetConfig(Section):
@@ -205,6 +207,36 @@ class UnetConfig(Section):
     """Number of halvings; the sample is padded to a multiple of 2**downs, which must not exceed its longest axis."""
     norm: Norm = "instance"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    upsample: Literal["transposed", "resize"] = "transposed"
+    """As of the resnet."""
+
+
+class VitConfig(Section):
+    """A U-Net with a transformer at its bottom, in the manner of UVCGAN (Torbunov 2023)."""
+
+    kind: Literal["vit"] = "vit"
+    filters: Count = 48
+    downs: Annotated[int, Field(ge=1, le=8)] = 4
+    """Number of halvings: 4 make 256 tokens of 256 x 256 voxels, 64 of 64 x 64 x 64. The sample is padded to a multiple
+    of 2**downs, which must not exceed its longest axis."""
+    norm: Norm = "instance"
+    upsample: Literal["transposed", "resize"] = "resize"
+    layers: Annotated[int, Field(ge=1, le=64)] = 12
+    """Transformer blocks."""
+    heads: Annotated[int, Field(ge=1, le=64)] = 6
+
+
+class MaskedConfig(Section):
+    """A resnet that also makes a mask: where it is 0, the image is copied (Chen 2018). See loss.mask."""
+
+    kind: Literal["masked"] = "masked"
+    filters: Count = 64
+    blocks: Annotated[int, Field(ge=1, le=64)] = 9
+    norm: Norm = "instance"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    upsample: Literal["transposed", "resize"] = "transposed"
+    """As of the resnet, and the next too."""
+    attention: bool = False
 
 
 class PatchganConfig(Section):
@@ -214,6 +246,10 @@ class PatchganConfig(Section):
     filters: Count = 64
     layers: Annotated[int, Field(ge=1, le=8)] = 3
     norm: Norm = "instance"
+    scales: Annotated[int, Field(ge=1, le=4)] = 1
+    """PatchGANs, each further one on images of half the size (Wang 2018); their mean is the loss."""
+    spectral: bool = False
+    """Kernels of spectral norm 1 (Miyato 2018), usually with norm: none."""
 
 
 class PixelConfig(Section):
@@ -227,7 +263,9 @@ class PixelConfig(Section):
 class Architecture(Section):
     """The two generators and the two discriminators."""
 
-    generator: Annotated[ResnetConfig | UnetConfig, Field(discriminator="kind")] = ResnetConfig()
+    generator: Annotated[ResnetConfig | UnetConfig | VitConfig | MaskedConfig, Field(discriminator="kind")] = (
+        ResnetConfig()
+    )
     discriminator: Annotated[PatchganConfig | PixelConfig, Field(discriminator="kind")] = PatchganConfig()
 
     @model_validator(mode="before")
@@ -271,6 +309,11 @@ class Loss(Section):
     masked: bool = False
     """mr, ct: what is made is set to air outside the body before it is judged, and the cycle, identity and adversarial
     losses count the body only. Needs `prepare.foreground`."""
+    r1: Annotated[float, Field(ge=0)] = 0.0
+    """Gradients of the discriminators at real images, beside any adversarial loss (Mescheder 2018, eq. 9, whose gamma
+    this is; 10 there). Steadies discriminators that win too early; a step takes about a twentieth longer."""
+    mask: Annotated[float, Field(ge=0)] = 0.0
+    """Mean of the generators' masks (the sparse loss of Chen 2018); model.generator.kind masked only."""
     structure: Structure = Structure()
 
 
@@ -362,14 +405,29 @@ class Config(Section):
             problems.append("train.epochs + train.decay_epochs is 0: nothing would be trained")
         if len(self.sample.size) == 2 and self.sample.axes == "sagittal" and self.sample.augment.flip:
             problems.append("sample.augment.flip would swap front and back in sagittal planes; set it to 0")
-        if self.loss.adversarial == "wgan-gp" and self.model.discriminator.norm == "batch":
-            problems.append(
-                "loss.adversarial wgan-gp needs a discriminator without batch norm (Gulrajani 2017, sec. 4)"
-            )
+        problems += self._penalties()
         problems += self._padding()
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _penalties(self) -> list[str]:
+        """What the discriminator and the generator must be for some of the losses."""
+        problems = []
+        if self.model.discriminator.norm == "batch":
+            if self.loss.adversarial == "wgan-gp":
+                problems.append(
+                    "loss.adversarial wgan-gp needs a discriminator without batch norm (Gulrajani 2017, sec. 4)"
+                )
+            if self.loss.r1:
+                problems.append("loss.r1 needs a discriminator without batch norm, which mixes the samples' gradients")
+        generator = self.model.generator
+        if self.loss.mask and not isinstance(generator, MaskedConfig):
+            problems.append(
+                f"loss.mask is the mean of a generator's mask, and model.generator.kind {generator.kind} has none; "
+                "take kind masked, or loss.mask 0"
+            )
+        return problems
 
     def _resizing(self) -> list[str]:
         """Only pictures are resized, and a sample must fit into what comes out."""
@@ -407,9 +465,9 @@ class Config(Section):
         return self.domains.a.modality == self.domains.b.modality == "image" and len(self.sample.size) == 2
 
     def _padding(self) -> list[str]:
-        """A U-Net pads every sample to a multiple of 2**downs: refuse what would be mostly padding."""
+        """U-Nets pad every sample to a multiple of 2**downs: refuse what would be mostly padding."""
         generator, size = self.model.generator, self.sample.size
-        if not isinstance(generator, UnetConfig) or 2**generator.downs <= max(size):
+        if not isinstance(generator, UnetConfig | VitConfig) or 2**generator.downs <= max(size):
             return []
         largest = max(size).bit_length() - 1
         return [

@@ -10,24 +10,35 @@ from torch import nn
 
 from medcycle.errors import ModelError
 from medcycle.networks.layers import initialize, pad_to_multiple
+from medcycle.networks.masked import MaskedGenerator
 from medcycle.networks.patchgan import PatchDiscriminator, PixelDiscriminator
 from medcycle.networks.resnet import ResnetGenerator
+from medcycle.networks.spectral import follow_spectral_norms
 from medcycle.networks.unet import UnetGenerator
+from medcycle.networks.vit import VitGenerator
 
 __all__ = [
     "DISCRIMINATORS",
     "GENERATORS",
+    "MaskedGenerator",
     "PatchDiscriminator",
     "PixelDiscriminator",
     "ResnetGenerator",
     "UnetGenerator",
+    "VitGenerator",
     "build_discriminator",
     "build_generator",
+    "follow_spectral_norms",
     "initialize",
     "pad_to_multiple",
 ]
 
-GENERATORS: dict[str, type[nn.Module]] = {"resnet": ResnetGenerator, "unet": UnetGenerator}
+GENERATORS: dict[str, type[nn.Module]] = {
+    "resnet": ResnetGenerator,
+    "unet": UnetGenerator,
+    "vit": VitGenerator,
+    "masked": MaskedGenerator,
+}
 DISCRIMINATORS: dict[str, type[nn.Module]] = {"patchgan": PatchDiscriminator, "pixel": PixelDiscriminator}
 
 

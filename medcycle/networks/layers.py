@@ -16,22 +16,34 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medcycle.errors import ModelError
+from medcycle.networks.attention import Gain
+from medcycle.networks.spectral import SETTLED, SpectralConv, SpectralConv2d, SpectralConv3d
 
 NORMS = ("instance", "batch", "group", "none")
+UPSAMPLES = ("transposed", "resize")
 EPS = 1e-5  # of every norm in the original CycleGAN
 
 Crop = tuple[slice, ...]
 
 
 def conv(
-    ndim: int, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, padding: int = 0, bias: bool = True
+    ndim: int,
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    bias: bool = True,
+    spectral: bool = False,
 ) -> nn.Conv2d | nn.Conv3d:
-    """A zero-padded convolution over ``ndim`` space axes.
+    """A zero-padded convolution over ``ndim`` space axes; ``spectral``: with a kernel of spectral norm 1.
 
     Raises:
         ModelError: if ``ndim`` is neither 2 nor 3.
     """
-    kind = nn.Conv2d if _is_planar(ndim) else nn.Conv3d
+    plain, normed = (nn.Conv2d, SpectralConv2d) if _is_planar(ndim) else (nn.Conv3d, SpectralConv3d)
+    kind = normed if spectral else plain
     return kind(in_channels, out_channels, kernel, stride=stride, padding=padding, bias=bias)
 
 
@@ -171,6 +183,32 @@ class ResizeConv(nn.Module):
         return larger
 
 
+def upsample_conv(
+    ndim: int, in_channels: int, out_channels: int, kind: str, *, kernel: int, bias: bool = True
+) -> nn.Module:
+    """A layer that doubles every space axis, one of :data:`UPSAMPLES`.
+
+    Args:
+        ndim: 2 or 3.
+        in_channels: of what it takes.
+        out_channels: of what it gives.
+        kind: "transposed", a transposed convolution of the given kernel; "resize", a :class:`ResizeConv`.
+        kernel: 2, 3 or 4 pixels wide.
+        bias: whether it has one.
+
+    Raises:
+        ModelError: if the kind is neither.
+    """
+    if kind not in UPSAMPLES:
+        raise ModelError(f"upsample {kind!r} is unknown; allowed are {', '.join(UPSAMPLES)}")
+    if kind == "resize":
+        return ResizeConv(ndim, in_channels, out_channels, bias=bias)
+    padding = (kernel - 1) // 2
+    return conv_transpose(
+        ndim, in_channels, out_channels, kernel, stride=2, padding=padding, output_padding=kernel % 2, bias=bias
+    )
+
+
 class WideConv(nn.Module):
     """An unpadded convolution with a wide kernel and few output channels, such as the last one of a generator."""
 
@@ -287,19 +325,27 @@ def _frozen_statistics(module: Any) -> Iterator[None]:
 def initialize(module: nn.Module, gain: float = 0.02, generator: torch.Generator | None = None) -> None:
     """Draws all weights anew, as the original does: convolutions N(0, gain), batch-norm weights N(1, gain), biases 0.
 
-    The order of the draws is that of ``module.modules()``: the same generator state gives the same network.
+    What the original lacks: linear layers N(0, 1 / sqrt(inputs)) (LeCun 1998), group- and layer-norm weights 1, gains
+    0. The order of the draws is that of ``module.modules()``: the same generator state gives the same network.
     """
     for m in module.modules():
         if isinstance(m, nn.modules.conv._ConvNd):
             m.weight.normal_(0.0, gain, generator=generator)
         elif isinstance(m, nn.modules.batchnorm._BatchNorm):
             m.weight.normal_(1.0, gain, generator=generator)
-        elif isinstance(m, nn.GroupNorm):
+        elif isinstance(m, nn.Linear):
+            m.weight.normal_(0.0, m.in_features**-0.5, generator=generator)
+        elif isinstance(m, nn.GroupNorm | nn.LayerNorm):
             m.weight.fill_(1.0)
+        elif isinstance(m, Gain):
+            m.value.zero_()
+            continue
         else:
             continue
         if m.bias is not None:
             m.bias.zero_()
+        if isinstance(m, SpectralConv):
+            m.follow(SETTLED)
 
 
 def _is_planar(ndim: int) -> bool:

@@ -5,6 +5,8 @@ They give raw scores, one a patch, without a sigmoid: the loss decides what a sc
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medcycle.errors import ModelError
@@ -20,9 +22,12 @@ class PatchDiscriminator(nn.Module):
         filters: channels of the first layer; they double up to eight times as many.
         layers: halvings. 1, 2, 3, 4, 5 give patches of 16, 34, 70, 142, 286 pixels.
         norm: "instance", "batch", "group" or "none"; never on the first and last convolution.
+        scales: PatchGANs of this kind, the first on the image itself, each further one on half of the size before
+            (Wang 2018, section 3.2): coarse shape and fine texture, judged apart. All scales count the same.
+        spectral: kernels of spectral norm 1 (Miyato 2018), usually without another norm.
 
     Attributes:
-        patch: width in pixels of what one score sees (its receptive field).
+        patch: width in pixels of what one score of the first scale sees (its receptive field).
         minimum: the shortest image axis that still gives a score.
         batch_independent: whether an image's scores are free of the others in its batch (while training).
 
@@ -38,9 +43,11 @@ class PatchDiscriminator(nn.Module):
         filters: int = 64,
         layers: int = 3,
         norm: str = "instance",
+        scales: int = 1,
+        spectral: bool = False,
     ) -> None:
         super().__init__()
-        L.check_sizes(channels=channels, filters=filters)
+        L.check_sizes(channels=channels, filters=filters, scales=scales)
         if not 1 <= layers <= 8:
             raise ModelError(f"layers {layers} is not possible; give 1 to 8 (the original has 3: patches of 70 pixels)")
         self.ndim, self.in_channels = ndim, channels
@@ -49,29 +56,51 @@ class PatchDiscriminator(nn.Module):
         for stride in (1, 1, *[2] * layers):  # from the score back to the image, kernels of 4
             self.patch = self.patch * stride + 4 - stride
         self.minimum = 3 * 2**layers  # three pixels are left for the two last convolutions, which take one each
+        for _ in range(scales - 1):
+            self.minimum = 2 * self.minimum - 1  # halving rounds up
         widths = [filters * min(2**level, 8) for level in range(layers + 1)]
 
-        body: list[nn.Module] = [L.conv(ndim, channels, filters, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        def convolution(inputs: int, outputs: int, stride: int, bias: bool = True) -> nn.Module:
+            return L.conv(ndim, inputs, outputs, 4, stride=stride, padding=1, bias=bias, spectral=spectral)
+
+        body: list[nn.Module] = [convolution(channels, filters, 2), nn.LeakyReLU(0.2)]
         for level in range(1, layers + 1):
-            stride = 2 if level < layers else 1
             body += [
-                L.conv(ndim, widths[level - 1], widths[level], 4, stride=stride, padding=1, bias=L.needs_bias(norm)),
+                convolution(widths[level - 1], widths[level], 2 if level < layers else 1, L.needs_bias(norm)),
                 L.norm(ndim, norm, widths[level]),
                 nn.LeakyReLU(0.2),
             ]
         self.body = nn.Sequential(*body)
-        self.score = L.conv(ndim, widths[-1], 1, 4, padding=1)
+        self.score = convolution(widths[-1], 1, 1)
+        self.coarser = nn.ModuleList(
+            PatchDiscriminator(channels, ndim=ndim, filters=filters, layers=layers, norm=norm, spectral=spectral)
+            for _ in range(scales - 1)
+        )
         L.initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, *space) to float32 scores (batch, 1, *fewer); 256 x 256 pixels give 30 x 30."""
+        """(batch, channels, *space) to float32 scores (batch, scales, *fewer); 256 x 256 pixels give 30 x 30.
+
+        Coarser scores are repeated up to the size of the finest ones, so that a mean over all counts the scales alike.
+        """
         L.check_input(x, self.ndim, self.in_channels, "PatchGAN discriminator")
         if min(x.shape[2:]) < self.minimum:
             raise ModelError(
                 f"an image of {' x '.join(map(str, x.shape[2:]))} pixels is too small for this PatchGAN discriminator, "
-                f"which needs {self.minimum} along each axis. Take larger samples, fewer layers, or the pixel kind."
+                f"which needs {self.minimum} along each axis. Take larger samples, fewer layers or scales, or the "
+                "pixel kind."
             )
-        return L.in_float32(self.score, self.body(x))
+        scores = [L.in_float32(self.score, self.body(x))]
+        for critic in self.coarser:
+            x = _half(x)
+            scores.append(F.interpolate(critic(x), size=scores[0].shape[2:], mode="nearest"))
+        return torch.cat(scores, dim=1) if self.coarser else scores[0]
+
+
+def _half(x: Tensor) -> Tensor:
+    """Means over 3 pixels along each axis, every other one; outside the image nothing is counted (Wang 2018)."""
+    pool = F.avg_pool2d if x.ndim == 4 else F.avg_pool3d
+    return pool(x, 3, stride=2, padding=1, count_include_pad=False)
 
 
 class PixelDiscriminator(nn.Module):

@@ -6,8 +6,7 @@ from torch import Tensor, nn
 
 from medcycle.errors import ModelError
 from medcycle.networks import layers as L
-
-UPSAMPLES = ("transposed", "resize")
+from medcycle.networks.attention import SelfAttention
 
 
 class ResnetBlock(nn.Module):
@@ -46,6 +45,8 @@ class ResnetGenerator(nn.Module):
         dropout: probability inside the blocks.
         upsample: "transposed" convolutions, as the original, or "resize" (nearest-neighbour doubling + convolution),
             which cannot paint a checkerboard.
+        attention: self-attention between the two halves of the blocks (Zhang 2019): far parts of the image are seen
+            together. Of 256 x 256 pixels it adds 2.4 % to the arithmetic; that share grows with their number.
         checkpointing: compute inner values again in the backward pass: less memory for about 1.2 times the time.
 
     Attributes:
@@ -70,6 +71,7 @@ class ResnetGenerator(nn.Module):
         norm: str = "instance",
         dropout: float = 0.0,
         upsample: str = "transposed",
+        attention: bool = False,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -77,8 +79,6 @@ class ResnetGenerator(nn.Module):
         L.check_share(dropout=dropout)
         if blocks < 0:
             raise ModelError(f"blocks {blocks} is not possible; give 0 or more (the original has 6 or 9)")
-        if upsample not in UPSAMPLES:
-            raise ModelError(f"upsample {upsample!r} is unknown; allowed are {', '.join(UPSAMPLES)}")
         self.ndim, self.in_channels, self.out_channels = ndim, in_channels, out_channels
         self.feature_channels = [filters, 2 * filters, 4 * filters, 4 * filters]
         self.batch_independent = norm != "batch"
@@ -94,10 +94,7 @@ class ResnetGenerator(nn.Module):
 
         def up(channels: int) -> list[nn.Module]:
             half = channels // 2
-            if upsample == "resize":
-                return activated(L.ResizeConv(ndim, channels, half, bias=bias), half)
-            double = L.conv_transpose(ndim, channels, half, 3, stride=2, padding=1, output_padding=1, bias=bias)
-            return activated(double, half)
+            return activated(L.upsample_conv(ndim, channels, half, upsample, kernel=3, bias=bias), half)
 
         first = L.conv(ndim, in_channels, filters, 7, bias=bias)
         self.head = nn.Sequential(
@@ -106,6 +103,7 @@ class ResnetGenerator(nn.Module):
         self.blocks = nn.ModuleList(
             ResnetBlock(4 * filters, ndim=ndim, norm=norm, dropout=dropout) for _ in range(blocks)
         )
+        self.attention = SelfAttention(4 * filters) if attention else None
         self.up = nn.Sequential(*up(4 * filters), *up(2 * filters))
         self.tail = nn.Sequential(L.reflection_pad(ndim, 3), L.WideConv(ndim, filters, out_channels, 7), nn.Tanh())
         L.initialize(self)
@@ -116,7 +114,7 @@ class ResnetGenerator(nn.Module):
         # Two halvings must leave two pixels for the blocks' mirrored borders.
         x, crop = L.pad_to_multiple(x, self.multiple, minimum=8)
         x = L.run(self.head, x, self.checkpointing)
-        for block in self.blocks:
+        for block in self._middle():
             x = L.run(block, x, self.checkpointing)
         x = L.run(self.up, x, self.checkpointing)
         return L.in_float32(self.tail, x)[crop]
@@ -129,6 +127,14 @@ class ResnetGenerator(nn.Module):
             x = layer(x)
             if isinstance(layer, nn.ReLU):
                 found.append(x)
-        for block in self.blocks[: (len(self.blocks) + 1) // 2]:
+        middle = self._middle()
+        for block in middle[: (len(middle) + 1) // 2]:
             x = block(x)
         return [*found, x]
+
+    def _middle(self) -> list[nn.Module]:
+        """The blocks, with the attention between their halves."""
+        middle = list(self.blocks)
+        if self.attention is not None:
+            middle.insert(len(middle) // 2, self.attention)
+        return middle

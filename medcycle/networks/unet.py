@@ -20,6 +20,8 @@ class UnetGenerator(nn.Module):
         downs: how often the size is halved: 8 turns 256 pixels into one, 7 turns 128 pixels into one.
         norm: "instance", "batch", "group" or "none".
         dropout: probability in the decoder's levels between the fourth and the innermost; the original has 0.5 or 0.
+        upsample: "transposed" convolutions, as the original, or "resize" (nearest-neighbour doubling + convolution),
+            which cannot paint a checkerboard.
         checkpointing: compute inner values again in the backward pass: less memory, more time.
 
     Attributes:
@@ -41,6 +43,7 @@ class UnetGenerator(nn.Module):
         downs: int = 8,
         norm: str = "instance",
         dropout: float = 0.0,
+        upsample: str = "transposed",
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -68,7 +71,7 @@ class UnetGenerator(nn.Module):
         def decode(level: int) -> nn.Module:
             inner, outer = widths[level], widths[level - 1]
             incoming = inner if level == downs - 1 else 2 * inner  # the level below came with its skip
-            double = L.conv_transpose(ndim, incoming, outer, 4, stride=2, padding=1, bias=bias)
+            double = L.upsample_conv(ndim, incoming, outer, upsample, kernel=4, bias=bias)
             drop = [nn.Dropout(dropout)] if dropout and 4 <= level < downs - 1 else []
             return nn.Sequential(nn.ReLU(), double, L.norm(ndim, norm, outer), *drop)
 
@@ -77,7 +80,7 @@ class UnetGenerator(nn.Module):
         self.encoder = nn.ModuleList(encode(level) for level in range(1, downs))
         self.decoder = nn.ModuleList(decode(level) for level in reversed(range(1, downs)))
         self.tail = nn.Sequential(
-            nn.ReLU(), L.conv_transpose(ndim, 2 * filters, out_channels, 4, stride=2, padding=1), nn.Tanh()
+            nn.ReLU(), L.upsample_conv(ndim, 2 * filters, out_channels, upsample, kernel=4), nn.Tanh()
         )
         L.initialize(self)
 

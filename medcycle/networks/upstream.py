@@ -24,6 +24,7 @@ from medcycle.networks import build_discriminator, build_generator
 from medcycle.networks import layers as L
 from medcycle.networks.patchgan import PatchDiscriminator, PixelDiscriminator
 from medcycle.networks.resnet import ResnetGenerator
+from medcycle.networks.spectral import SpectralConv
 from medcycle.networks.unet import UnetGenerator
 from medcycle.networks.upstream_keys import (
     EXPECTED,
@@ -250,8 +251,14 @@ def _to_theirs(network: nn.Module) -> dict[str, Tensor]:
         raise _not_held("3D networks")
     if norm == "group":
         raise _not_held("group norm; it has instance, batch and none")
-    if isinstance(network, ResnetGenerator) and any(isinstance(m, L.ResizeConv) for m in network.up):
+    if any(isinstance(m, L.ResizeConv) for m in network.modules()):
         raise _not_held("upsample=resize; it has transposed convolutions")
+    if isinstance(network, ResnetGenerator) and network.attention is not None:
+        raise _not_held("attention")
+    if isinstance(network, PatchDiscriminator) and network.coarser:
+        raise _not_held(f"a discriminator of {1 + len(network.coarser)} scales; it has one")
+    if any(isinstance(m, SpectralConv) for m in network.modules()):
+        raise _not_held("spectral norm")
     if isinstance(network, UnetGenerator) and len(network.encoder) < 4:
         raise _not_held(f"a U-Net of {len(network.encoder) + 1} downs; it has 5 or more")
     ours, result = network.state_dict(), {}

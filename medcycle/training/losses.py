@@ -76,6 +76,23 @@ def gradient_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor, fa
     return ((gradient.flatten(1).square().sum(1) + 1e-12).sqrt() - 1).square().mean()
 
 
+def r1(discriminator: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
+    """Half of the mean squared gradient of the scores at real images (R1: Mescheder 2018, eq. 9, without its gamma).
+
+    A discriminator that gives many scores is taken for as many that judge a patch each, so the squared gradient of
+    their sum is divided by their number: the weight means the same for images of any size.
+
+    Args:
+        discriminator: the network.
+        real: shape (batch, channel, *space).
+    """
+    real = real.detach().float().requires_grad_(True)
+    with torch.autocast(real.device.type, enabled=False):  # second derivatives lose too much in half precision
+        logits = discriminator(real)
+        (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
+    return 0.5 * gradient.square().sum() / logits.numel()
+
+
 def l1(prediction: Tensor, target: Tensor, inside: Tensor | None = None) -> Tensor:
     """Mean absolute difference: the cycle and the identity loss (Zhu 2017, eq. 2 and section 5.2).
 

@@ -22,12 +22,12 @@ from torch.utils._pytree import tree_map_only
 
 from medcycle.config import Config
 from medcycle.training.setup import loss_settings
-from medcycle.training.step import CycleGAN, LossSettings, generator_losses
+from medcycle.training.step import CycleGAN, LossSettings, discriminator_losses, generator_losses
 
 MARGIN = 1.4  # workspaces of convolutions, fragmentation (benchmarks.memory: up to 1.35 on a CPU)
 SHARE = 0.9  # of the free memory that a run may plan with
 _SMALLEST = 16  # voxels along an axis of a sample that is advised
-_MOST = 1000  # bytes a voxel and filter of a sample; more than any step of ours needs (measured: 90 to 740)
+_MOST = 2000  # bytes a voxel and filter of a sample; more than any step of ours needs (measured: 90 to 1200)
 
 
 @dataclass(frozen=True)
@@ -200,6 +200,11 @@ def step_bytes(
                     _, total, _ = generator_losses(gan, images[0], images[1], loss, a_to_b=a_to_b)
                     total.backward()
                     del total, _
+                if loss.r1 or loss.adversarial == "wgan-gp":  # else the discriminators' share is the smaller
+                    for domain, image in zip("ab", images, strict=True):
+                        _, total = discriminator_losses(gan, domain, image, image, loss)
+                        total.backward()
+                        del total, _
     except Exception:  # whatever a network does that needs the numbers themselves
         return None
     trained = sum(p.nbytes for p in [*gan.generator_parameters, *gan.discriminator_parameters])

@@ -135,8 +135,9 @@ def check_sample(config: Config) -> None:
     if min(config.sample.size) < minimum:
         raise ConfigError(
             f"sample.size: {list(config.sample.size)} is too small for the discriminator: "
-            f"model.discriminator.layers={settings['layers']} needs at least {minimum} voxels along each axis. Take "
-            "larger samples, fewer layers, or model.discriminator.kind=pixel."
+            f"model.discriminator.layers={settings['layers']} with scales={settings['scales']} needs at least "
+            f"{minimum} voxels along each axis. Take larger samples, fewer layers or scales, or "
+            "model.discriminator.kind=pixel."
         )
 
 

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd as _Dropout
 
 from medcycle.device import autocast
-from medcycle.training.losses import Adversarial, discriminator_loss, generator_loss, gradient_penalty, l1
+from medcycle.errors import TrainingError
+from medcycle.networks import MaskedGenerator, follow_spectral_norms
+from medcycle.training.losses import Adversarial, discriminator_loss, generator_loss, gradient_penalty, l1, r1
 from medcycle.training.pool import ImagePool
 from medcycle.training.runtime import average_gradients, in_turn
 from medcycle.training.structure import StructureSettings, patch_nce_loss, structure_losses
@@ -30,6 +32,8 @@ class LossSettings:
     identity: float = 0.5
     gradient_penalty: float = 10.0
     masked: bool = False
+    r1: float = 0.0
+    mask: float = 0.0
     structure: StructureSettings = field(default_factory=StructureSettings)
 
 
@@ -166,6 +170,26 @@ def together(network: nn.Module, *images: Tensor) -> list[Tensor]:
     return [network(image) for image in images]
 
 
+def translated(network: nn.Module, loss: LossSettings, *images: Tensor) -> tuple[list[Tensor], Tensor | None]:
+    """The generator's answer to each batch of images, and its mask of the first where that is a loss.
+
+    Raises:
+        TrainingError: the generator has no mask.
+    """
+    if not loss.mask:
+        return together(network, *images), None
+    if not isinstance(network, MaskedGenerator):
+        raise TrainingError(
+            f"loss.mask is the mean of a generator's mask, and a {type(network).__name__} has none. Set it to 0, or "
+            "take model.generator.kind=masked (your own: a subclass of medcycle.networks.MaskedGenerator)."
+        )
+    if network.batch_independent:
+        made, masks = network.with_mask(torch.cat(images))
+        return list(made.chunk(len(images))), masks.chunk(len(images))[0]
+    pairs = [network.with_mask(image) for image in images]
+    return [made for made, _ in pairs], pairs[0][1]
+
+
 def training_step(
     gan: CycleGAN, real_a: Tensor, real_b: Tensor, loss: LossSettings, microbatch: int | None = None
 ) -> dict[str, Tensor]:
@@ -249,6 +273,8 @@ def step_on_device(
         for losses in gan.both(lambda: domain("a", *a), lambda: domain("b", *b)):
             add_up(means, losses, shares[part])
 
+    for network in (gan.discriminator_a, gan.discriminator_b):
+        follow_spectral_norms(network)
     set_trainable(gan.discriminator_parameters, True)
     gan.discriminator_optimizer.zero_grad(set_to_none=True)
     add_gradients(discriminator_backward, range(len(parts)), gan.discriminator_parameters)
@@ -259,7 +285,7 @@ def step_on_device(
 def generator_losses(
     gan: CycleGAN, real_a: Tensor, real_b: Tensor, loss: LossSettings, *, a_to_b: bool
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """One direction's share of the generators' losses (Zhu 2017, eq. 1 to 3 and section 5.2).
+    """One direction's share of the generators' losses (Zhu 2017, eq. 1 to 3 and section 5.2; masks: Chen 2018).
 
     Returns:
         Them by name, their weighted sum to minimize, and the images that were made.
@@ -273,10 +299,10 @@ def generator_losses(
     inside = body(real) if loss.masked else None
     with autocast(gan.device, gan.precision):
         if loss.identity:
-            fake, same = together(there, real, other)
+            (fake, same), mask = translated(there, loss, real, other)
             losses[f"identity_{target}"] = l1(same, other, body(other) if loss.masked else None)
         else:
-            fake = there(real)
+            (fake,), mask = translated(there, loss, real)
         if inside is not None:
             fake = torch.where(inside, fake, -1.0)
         losses[f"cycle_{source}"] = l1(back(fake), real, inside)
@@ -292,6 +318,9 @@ def generator_losses(
     for name, (weight, value) in structure_losses(loss.structure, real, fake).items():
         losses[f"{name}_{target}"] = value
         total = total + weight * gan.ramp * value
+    if mask is not None:
+        losses[f"mask_{target}"] = mask.mean()
+        total = total + loss.mask * losses[f"mask_{target}"]
     return losses, total, fake
 
 
@@ -313,6 +342,9 @@ def discriminator_losses(
     if loss.adversarial == "wgan-gp":
         losses[f"penalty_{domain}"] = penalty = gradient_penalty(network, real, fake)
         total = total + loss.gradient_penalty * penalty
+    if loss.r1:
+        losses[f"r1_{domain}"] = penalty = r1(network, real)
+        total = total + loss.r1 * penalty
     return losses, total
 
 

@@ -14,6 +14,7 @@ from medcycle.errors import MedcycleError, ModelError, ScanError
 from medcycle.inference.export import export_upstream
 from medcycle.model import DomainInfo, Model, load_model, save_model
 from medcycle.networks import build_discriminator, build_generator
+from medcycle.networks.upstream import discriminator_state
 from medcycle.prepare import Preparation
 from medcycle.training.checkpoint import save_checkpoint
 from medcycle.training.runtime import Processes
@@ -150,7 +151,17 @@ def test_files_in_the_way_are_kept_unless_told_otherwise(tmp_path: Path) -> None
     [
         (GENERATOR | {"upsample": "resize"}, "upsample=resize"),
         (GENERATOR | {"norm": "group"}, "group norm"),
+        (GENERATOR | {"attention": True}, "attention"),
         ({"kind": "unet", "in_channels": 1, "out_channels": 1, "filters": 2, "downs": 3}, "a U-Net of 3 downs"),
+        ({"kind": "unet", "in_channels": 1, "out_channels": 1, "filters": 2, "upsample": "resize"}, "upsample=resize"),
+        (
+            {"kind": "vit", "in_channels": 1, "out_channels": 1, "filters": 2, "layers": 1},
+            "a VitGenerator; it has ResNet",
+        ),
+        (
+            {"kind": "masked", "in_channels": 1, "out_channels": 1, "filters": 2, "blocks": 1},
+            "a MaskedGenerator; it has",
+        ),
     ],
 )
 def test_what_the_original_lacks_is_refused_before_anything_is_written(
@@ -162,6 +173,14 @@ def test_what_the_original_lacks_is_refused_before_anything_is_written(
     with pytest.raises(ModelError, match=rf"zebra_to_horse\.safetensors: the original program cannot hold {message}"):
         export_upstream(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"), [({"spectral": True}, "spectral norm"), ({"scales": 2}, "a discriminator of 2 scales")]
+)
+def test_a_discriminator_that_the_original_lacks_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=f"the original program cannot hold {message}"):
+        discriminator_state(build_discriminator(**DISCRIMINATOR | settings, channels=1))
 
 
 def test_a_discriminator_of_the_users_own_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def test_every_kind_is_built_by_its_name():
 
 
 def test_a_wrong_kind_or_argument_is_named_with_what_is_allowed():
-    with pytest.raises(ModelError, match="generator kind 'vnet' is unknown; allowed are resnet, unet"):
+    with pytest.raises(ModelError, match="generator kind 'vnet' is unknown; allowed are resnet, unet, vit, masked"):
         build_generator("vnet", in_channels=1, out_channels=1)
     with pytest.raises(ModelError, match="discriminator kind 'resnet' is unknown; allowed are patchgan, pixel"):
         build_discriminator("resnet", channels=1)

@@ -94,3 +94,33 @@ def test_a_wrong_input_is_named():
         PatchDiscriminator(3)(torch.zeros(1, 1, 64, 64))
     with pytest.raises(ModelError, match="2D pixel discriminator"):
         PixelDiscriminator(1)(torch.zeros(1, 1, 4, 4, 4))
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_every_scale_judges_an_image_of_half_the_size(ndim):
+    network = PatchDiscriminator(1, ndim=ndim, filters=2, layers=1, scales=3)
+    n = network.minimum
+    assert n == 2 * (2 * 6 - 1) - 1
+    x = images(1, 1, *[n] * ndim)
+    scores = network(x)
+    fine = n // 2 - 2
+    assert scores.shape == (1, 3, *[fine] * ndim)
+    # Halved by hand: the mean of what a window of three finds inside the image.
+    for channel, critic in enumerate(network.coarser, start=1):
+        for axis in range(2, x.ndim):
+            length = x.shape[axis]
+            windows = [range(max(0, i - 1), min(length, i + 2)) for i in range(0, length, 2)]
+            x = torch.stack([x.index_select(axis, torch.tensor(list(w))).mean(axis) for w in windows], axis)
+        coarse = critic(x)
+        places = [int(i * coarse.shape[2] / fine) for i in range(fine)]
+        for axis in range(2, x.ndim):
+            coarse = coarse.index_select(axis, torch.tensor(places))
+        torch.testing.assert_close(scores[:, channel : channel + 1], coarse)
+    with pytest.raises(ModelError, match=f"needs {n} along each axis. Take larger samples, fewer layers or scales"):
+        network(images(1, 1, *[n - 1] * ndim))
+
+
+def test_one_scale_is_the_network_of_before():
+    assert set(PatchDiscriminator(1, filters=2, layers=1).state_dict()) == {
+        "body.0.weight", "body.0.bias", "body.2.weight", "score.weight", "score.bias",
+    }  # fmt: skip

@@ -174,3 +174,16 @@ def test_images_smaller_than_the_network_halves_are_padded(space):
     y = small(ndim=len(space))(images(1, 1, *space))
     assert y.shape == (1, 1, *space)
     assert torch.isfinite(y).all()
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_attention_starts_without_effect_and_then_sees_everything(ndim):
+    network = small(ndim=ndim, norm="none", attention=True, blocks=1)
+    plain = small(ndim=ndim, norm="none", blocks=1)
+    plain.load_state_dict({k: v for k, v in network.state_dict().items() if "attention" not in k})
+    x = images(1, 1, *(80, 8, 8)[:ndim]).requires_grad_()
+    assert torch.equal(network(x), plain(x))
+    for gain in (0.0, 1.0):
+        torch.nn.init.constant_(network.attention.gain.value, gain)
+        (gradient,) = torch.autograd.grad(network(x)[0, 0, 0].sum(), x)
+        assert bool(gradient[0, 0, 60:].abs().max() > 0) is bool(gain)

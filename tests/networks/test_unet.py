@@ -45,9 +45,12 @@ def test_the_size_of_the_original(original):
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("upsample", ["transposed", "resize"])
 @pytest.mark.parametrize("norm", ["instance", "batch", "group", "none"])
-def test_every_variant_keeps_the_size_and_gives_float32_in_range(ndim, norm):
-    network = small(in_channels=2, out_channels=3, ndim=ndim, norm=norm)
+def test_every_variant_keeps_the_size_and_gives_float32_in_range(ndim, upsample, norm):
+    network = small(in_channels=2, out_channels=3, ndim=ndim, upsample=upsample, norm=norm)
+    transposed = [m for m in network.modules() if isinstance(m, torch.nn.modules.conv._ConvTransposeNd)]
+    assert bool(transposed) is (upsample == "transposed")
     assert network.multiple == 8
     assert network.batch_independent is (norm != "batch")
     x = images(2, 2, *(21, 8, 5)[:ndim])
@@ -93,7 +96,10 @@ def test_a_constant_image_gives_finite_values_and_gradients(fill):
     assert torch.isfinite(x.grad).all()
 
 
-@pytest.mark.parametrize(("arguments", "message"), [({"downs": 1}, "downs 1"), ({"in_channels": 0}, "in_channels 0")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"downs": 1}, "downs 1"), ({"in_channels": 0}, "in_channels 0"), ({"upsample": "x"}, "upsample 'x'")],
+)
 def test_impossible_arguments(arguments, message):
     with pytest.raises(ModelError, match=message):
         small(**arguments)

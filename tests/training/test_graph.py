@@ -19,10 +19,10 @@ from medcycle.training.step import CycleGAN, LossSettings, step_on_device, train
 from medcycle.training.structure import StructureSettings
 
 
-def make_gan(device: str = "cpu", precision: str = "fp32") -> CycleGAN:
+def make_gan(device: str = "cpu", precision: str = "fp32", **critic: Any) -> CycleGAN:
     torch.manual_seed(0)
     nets = [build_generator("resnet", in_channels=1, out_channels=1, ndim=2, filters=4, blocks=1) for _ in "ab"]
-    nets += [build_discriminator("patchgan", channels=1, ndim=2, filters=4, layers=1) for _ in "ab"]
+    nets += [build_discriminator("patchgan", channels=1, ndim=2, filters=4, layers=1, **critic) for _ in "ab"]
     return CycleGAN(*(net.to(device) for net in nets), pool=2, ema=0.9, precision=precision)
 
 
@@ -69,9 +69,11 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> list[Recorded]:
     return made
 
 
-def assert_same_run(one: CycleGAN, two: CycleGAN, device: str = "cpu", tolerance: float = 1e-6) -> None:
+def assert_same_run(
+    one: CycleGAN, two: CycleGAN, device: str = "cpu", tolerance: float = 1e-6, r1: float = 0.0
+) -> None:
     said: list[str] = []
-    loss = LossSettings(structure=StructureSettings(mind=1, warm_up=12))
+    loss = LossSettings(structure=StructureSettings(mind=1, warm_up=12), r1=r1)
     stepper = Stepper(two, loss, tell=said.append)
     for number, (a, b) in enumerate(samples(20)):
         for gan in (one, two):
@@ -95,12 +97,19 @@ def test_a_replay_reads_new_images_decisions_and_rates(recorder: list[Recorded])
     assert len(recorder) == 1
 
 
+def test_a_replay_follows_the_spectral_norms(recorder: list[Recorded]) -> None:
+    assert_same_run(*(make_gan(spectral=True, scales=2, norm="none") for _ in "12"), r1=1.0)
+    assert len(recorder) == 1
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_real_recording_equals_ordinary_steps(precision: str) -> None:
     tolerance = 1e-4 if precision == "fp32" else 0.05
     assert_same_run(make_gan("cuda", precision), make_gan("cuda", precision), "cuda", tolerance)
+    critic: dict[str, Any] = {"spectral": True, "scales": 2, "norm": "none"}
+    assert_same_run(*(make_gan("cuda", precision, **critic) for _ in "12"), "cuda", tolerance, r1=1.0)
 
 
 def test_a_recording_that_fails_leaves_an_ordinary_run(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from medcycle.training.losses import Adversarial, discriminator_loss, generator_loss, gradient_penalty, l1
+from medcycle.training.losses import Adversarial, discriminator_loss, generator_loss, gradient_penalty, l1, r1
 
 rng = np.random.default_rng(0)
 REAL, FAKE = rng.normal(size=(2, 1, 5, 6)), rng.normal(size=(2, 1, 5, 6))
@@ -80,3 +80,21 @@ def test_only_the_body_counts_where_a_mask_is_given(ndim: int, kind: Adversarial
     b[:, :, :4], b[:, :, 6:] = 0.5, 9.0  # outside, anything may be
     assert float(l1(a, b, inside)) == pytest.approx(0.5 * 4 / (4 + 2 * 0.5), rel=1e-5)
     assert float(l1(a, b, torch.zeros_like(inside))) == 0
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 4, 5), (2, 2, 3, 4, 5)])
+def test_r1_of_a_critic_with_one_score_is_the_papers(shape: tuple[int, ...]) -> None:
+    """Mescheder 2018, eq. 9 with gamma 1: half of the mean of |gradient|^2, which of sum(x^2) is |2 x|^2."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    found = r1(lambda x: x.flatten(1).square().sum(1), x)
+    assert float(found) == pytest.approx(float((2 * x).flatten(1).square().sum(1).mean()) / 2, rel=1e-5)
+    assert not x.requires_grad
+
+
+@pytest.mark.parametrize("size", [3, 12])
+def test_r1_of_separate_patches_does_not_depend_on_their_number(size: int) -> None:
+    critic = torch.nn.Conv2d(1, 1, 3, stride=3)
+    found = r1(critic, torch.rand(2, 1, size, size))
+    assert float(found) == pytest.approx(float(critic.weight.square().sum()) / 2, rel=1e-5)
+    found.backward()
+    torch.testing.assert_close(critic.weight.grad, critic.weight.detach())
