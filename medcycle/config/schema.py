@@ -89,6 +89,9 @@ class Prepare(Section):
     floor: Annotated[float, Field(ge=-1, lt=1)] = -1.0
     """mr: what the lowest value inside the body becomes (with `invert`, the brightest tissue's). Above -1, fat is no
     longer the same as air, which stays -1."""
+    cavities: bool = False
+    """mr with `invert`: air inside the body (sinuses, nose, throat), found by the background's noise, stays air instead
+    of becoming as bright as bone. Finds nothing where the background has been set to 0."""
     n4: bool = False
     """mr: N4 bias field correction (Tustison 2010), about 10 s a scan."""
     nyul: bool = False
@@ -394,6 +397,8 @@ class Config(Section):
             problems.append("prepare.floor needs the body: prepare.foreground true (or null), and mr with ct or mr")
         if self.prepare.floor > -1 and any((augment.bias_field, augment.motion, augment.ghosting, augment.spike)):
             problems.append("sample.augment's bias_field, motion, ghosting and spike need prepare.floor: -1")
+        if self.prepare.cavities and not self.prepare.invert:
+            problems.append("prepare.cavities is for prepare.invert: true; without it, air inside is dark anyway")
         problems += self._resizing()
         problems += self._of_scans()
         if not self._axes_in_order():

@@ -17,6 +17,10 @@ DARK_SHARE = 0.2  # of the median brightness of MR tissue: what is darker is air
 NOISE_SIGMA = 0.5  # blocks; smoothing of a noisy MR before its threshold
 DARK = 0.15  # of the range: darker than any skin
 EDGE = 0.4  # of the tissue beside it: less than half, as skin is no sharp edge either (half way would cut into it)
+SMOOTH_MM = 1.6  # before a scan is compared with the background's noise
+NOISE_SHARE = 1.6  # of the background's mean: less than that is noise (bone has some signal: 2.5 times in the heads)
+EDGE_SHARE = 2.0  # likewise of single voxels: 96 % of Rayleigh noise is less
+CAVITY_MM = 3.0  # a ball of this radius fits into air cavities, not into compact bone
 RIM_MM = 8.0  # how deep the air may reach that the closing and the margin took in
 KEEP_SHARE = 0.05  # components smaller than this share of the largest are specks (noise, cables)
 CORE_MM = 6.0  # what a ball of this radius does not fit into is thin: table tops, head holders, but ears too
@@ -79,6 +83,33 @@ def without_air_rim(mask: Mask, signal: Floats, affine: Affine) -> Mask:
     edge = ndimage.binary_dilation(outside, around) & (signal < EDGE * ndimage.maximum_filter(signal, footprint=around))
     body: Mask = ~(outside | edge)
     return body
+
+
+def cavities(signal: Floats, mask: Mask, affine: Affine) -> Mask:
+    """Air inside the body of an MR: as dark as the noise of the background, and thicker than compact bone.
+
+    Bone in an MR is hardly brighter than air, but its plates are thin; sinuses, the nose and the throat are not. Where
+    the background holds no noise (scans cut out, or filtered) nothing is found.
+
+    Args:
+        signal: (i, j, k), from 0, air, in any scale.
+        mask: (i, j, k), the body.
+        affine: voxel -> RAS+ mm.
+    """
+    from scipy import ndimage
+
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    widths = [SMOOTH_MM / s if n > 1 else 0 for s, n in zip(spacing, signal.shape, strict=True)]
+    smooth = ndimage.gaussian_filter(signal, widths)
+    background = ~_grow(mask, RIM_MM, spacing)
+    if not background.any():
+        return np.zeros_like(mask)
+    noise = float(smooth[background].mean())
+    dark = smooth < NOISE_SHARE * noise
+    thick = dark & _grow(~_grow(mask & ~dark, CAVITY_MM, spacing), CAVITY_MM, spacing) & mask
+    # Smoothing has brightened the cavity's edge: what is plainly dark there belongs to it.
+    air: Mask = thick | (mask & _grow(thick, 2 * SMOOTH_MM, spacing) & (signal < EDGE_SHARE * noise))
+    return air
 
 
 def _mr_tissue(values: Floats) -> Mask:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from medcycle.errors import ConfigError, ModelError, ScanError
 from medcycle.prepare import intensity, nyul, spatial
-from medcycle.prepare.foreground import find_foreground, without_air_rim
+from medcycle.prepare.foreground import cavities, find_foreground, without_air_rim
 from medcycle.prepare.state import Prepared, PreparedState
 from medcycle.volume import Volume
 
@@ -42,6 +42,8 @@ class Preparation:
             CT; needs `foreground`, since air must stay -1.
         floor: what the lowest value inside the body becomes (mr), from -1 up to 1; above -1, fat (inverted) or fluid is
             not the same as air any more, which stays -1; needs `foreground`.
+        cavities: air inside the body becomes -1 like that outside (mr with `invert`, where it would be as bright as
+            bone): see :func:`medcycle.prepare.foreground.cavities`.
         n4: correct the bias field first (mr; the other modalities have none).
         crop: cut the scan to its body and this many mm round it (ct, mr); None keeps the whole frame. Restoring sets
             the box back into the frame, in air.
@@ -65,6 +67,7 @@ class Preparation:
     foreground: bool = False
     invert: bool = False
     floor: float = -1.0
+    cavities: bool = False
     n4: bool = False
     threshold: float | None = None
     crop: float | None = None
@@ -137,11 +140,12 @@ class Preparation:
         if self._sign < 0:  # air round the skin would become as bright as bone
             mask = without_air_rim(mask, (prepared.max(axis=0) + 1) / 2, affine)
             prepared = -prepared
+        hollow = cavities(array.max(axis=0), mask, affine) if self.cavities and self._sign < 0 else ~mask
         if self.modality == "mr" and self.floor > -1:
             prepared = self.floor + (1 - self.floor) / 2 * (prepared + 1)
         if self.foreground:  # exactly -1 is air outside the body, and nothing else
             np.maximum(prepared, INSIDE, out=prepared)
-            prepared[:, ~mask] = -1
+            prepared[:, ~mask | hollow] = -1
         state = PreparedState(
             source_space=volume.space,
             source_affine=volume.affine,

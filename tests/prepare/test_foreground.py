@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from medcycle.prepare import Preparation, find_foreground
-from medcycle.prepare.foreground import without_air_rim
+from medcycle.prepare.foreground import cavities, without_air_rim
 from medcycle.volume import Volume
 
 SPACING = np.diag([3.0, 3.0, 3.0, 1.0])
@@ -248,3 +248,25 @@ def test_the_edge_of_the_skin_is_air_where_it_is_mostly_air_and_dark_bone_inside
     assert (mask & ~tight).any()
     assert tight[radius < 16].all()
     assert not tight[radius > 18].any()
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_cavities_are_air_and_thin_bone_as_dark_is_not(noise: float) -> None:
+    i, j, k = np.meshgrid(*[np.arange(64) - 31.5] * 3, indexing="ij")
+    radius = np.sqrt(i**2 + j**2 + k**2)
+    signal = np.where(radius < 24, 0.6, 0.0)
+    signal[(radius > 18) & (radius < 20)] = 0.05  # a skull of 4 mm
+    cavity = np.sqrt((i - 4) ** 2 + j**2 + k**2) < 6
+    signal[cavity] = 0
+    rng = np.random.default_rng(0)
+    noisy = np.hypot(signal + noise * rng.standard_normal(signal.shape), noise * rng.standard_normal(signal.shape))
+    found = cavities(noisy.astype(np.float32), radius < 24, np.diag([2.0, 2.0, 2.0, 1.0]))
+    if not noise:
+        assert not found.any()
+        return
+    assert dice(found, cavity) > 0.75
+    assert not found[~cavity].any()
+    inverted = Preparation(modality="mr", foreground=True, invert=True, cavities=True)
+    prepared = inverted(Volume(noisy[None].astype(np.float32), np.diag([2.0, 2.0, 2.0, 1.0])))
+    assert (prepared.array[0][found] == -1).all()
+    assert prepared.foreground[found].all()
