@@ -24,6 +24,7 @@ from medcycle.inference import Translator, translate_paths
 
 SETTINGS = [
     *("prepare.spacing=[3, 3, 3]", "sample.size=[80, 80]", "model.generator.filters=16", "model.generator.blocks=4"),
+    *("prepare.invert=true", "sample.match_position=true", "model.generator.upsample=resize"),
     *("train.batch_size=1", "train.samples_per_epoch=100", "train.epochs=5", "train.decay_epochs=5"),
     *("train.validation=0", "train.ema=0.99", "train.preview_every=10000", "train.checkpoint_every=1000"),
 ]
@@ -39,7 +40,7 @@ def one(scans: Path, out: Path, kind: str, seed: int) -> dict[str, Any]:
     settings += [f"prepare.cache={out / 'cache'}", f"train.seed={seed}", *SETTINGS, *KINDS[kind]]
     began = time.monotonic()
     if not (run / "mr_to_ct.safetensors").is_file():
-        command = [sys.executable, "-m", "medcycle", "train", "--config", "mri2ct.yaml", "--out", str(run), *settings]
+        command = [sys.executable, "-m", "medcycle", "train", "--config", "classic.yaml", "--out", str(run), *settings]
         subprocess.run(command, check=True, env=os.environ | {"OMP_WAIT_POLICY": "passive"}, capture_output=True)
     minutes = (time.monotonic() - began) / 60
     test = scans / "test"

@@ -1,0 +1,131 @@
+"""What keeps the anatomy: MR -> CT from unpaired simulated heads, one change at a time, with the table it prints.
+
+    python -m benchmarks.anatomy --scans HEADS [--only classic new] [--seeds 1] [--steps 4000] [--out JSON]
+
+HEADS is the folder that the project's head simulator writes (train/mr, train/ct of other heads; test/mr, test/ct,
+test/mask of four unseen heads). Every variant trains with the same number of steps, sizes and samples; the four test
+heads are translated and scored. A run that is there already is not trained again. benchmarks/anatomy.md tells the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import keep
+from medcycle.evaluation import ct_baselines, evaluate
+from medcycle.inference import Translator, translate_paths
+from medcycle.io import find_scans
+
+# 2 CPU cores, five heads of 2 mm, thousands of steps instead of hundreds of thousands: small networks, whole planes.
+SIZES = [
+    *("prepare.spacing=[2, 2, 2]", "sample.size=[112, 112]", "model.generator.filters=16", "model.generator.blocks=4"),
+    *("train.samples_per_epoch=100", "train.validation=0", "train.ema=0.99", "train.learning_rate=3e-4"),
+    *("train.preview_every=1000", "train.checkpoint_every=1000", "train.log_every=100"),
+]
+INSTANCE = ["model.discriminator.norm=instance", "model.discriminator.spectral=false"]
+OLD_WEIGHTS = ["loss.cycle=10", "loss.structure.mind=0"]
+# Configuration and overrides; each "without" takes one thing back from mri2ct.yaml.
+VARIANTS: dict[str, tuple[str, list[str]]] = {
+    "classic": ("classic.yaml", ["model.generator.upsample=resize"]),
+    "classic, inverted MR": (
+        "mri2ct.yaml",
+        [*INSTANCE, *OLD_WEIGHTS, "prepare.stretch=null", "prepare.floor=-1", "prepare.cavities=false"],
+    ),
+    "new (mri2ct.yaml)": ("mri2ct.yaml", []),
+    "without stretch": ("mri2ct.yaml", ["prepare.stretch=null"]),
+    "without floor": ("mri2ct.yaml", ["prepare.floor=-1"]),
+    "without cavities": ("mri2ct.yaml", ["prepare.cavities=false"]),
+    "without MIND": ("mri2ct.yaml", ["loss.structure.mind=0"]),
+    "without spectral norm": ("mri2ct.yaml", INSTANCE),
+    "cycle 10, MIND 3": ("mri2ct.yaml", ["loss.cycle=10", "loss.structure.mind=3"]),
+    "new, masked losses": ("mri2ct.yaml", ["loss.masked=true"]),
+    "new, PatchNCE instead of MIND": ("mri2ct.yaml", ["loss.structure.mind=0", "loss.structure.patch_nce=0.4"]),
+    "new, gradient correlation instead of MIND": (
+        "mri2ct.yaml",
+        ["loss.structure.mind=0", "loss.structure.gradient_correlation=0.4"],
+    ),
+    "new, 2.5D": ("mri2ct.yaml", ["sample.context=1"]),
+    "new, all directions": ("mri2ct.yaml", ["sample.axes=all"]),
+    "new, U-Net": (
+        "mri2ct.yaml",
+        ["model.generator={kind: unet, filters: 16, downs: 4, upsample: resize}"],
+    ),
+    "new, transformer U-Net": (
+        "mri2ct.yaml",
+        ["model.generator={kind: vit, filters: 16, downs: 3, layers: 4, heads: 4}"],
+    ),
+}
+
+
+def one(scans: Path, work: Path, name: str, seed: int, steps: int, more: list[str]) -> dict[str, Any]:
+    """Train one variant (unless it has been), translate the test heads and score them."""
+    config, overrides = VARIANTS[name]
+    run = work / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}-{seed}"
+    epochs = steps // 100
+    settings = [f"domains.a.path={scans / 'train' / 'mr'}", f"domains.b.path={scans / 'train' / 'ct'}"]
+    settings += [f"prepare.cache={work / 'cache'}", f"train.seed={seed}", *SIZES]
+    settings += [f"train.epochs={epochs - epochs // 2}", f"train.decay_epochs={epochs // 2}", *overrides, *more]
+    kept = run / "minutes.txt"
+    if not kept.is_file():
+        began = time.monotonic()
+        resume = ["--resume"] if (run / "config.yaml").is_file() else []
+        command = [sys.executable, "-m", "medcycle", "train", "--config", config, "--out", str(run), *resume, *settings]
+        subprocess.run(command, check=True, env=os.environ | {"OMP_WAIT_POLICY": "passive"}, stdout=subprocess.DEVNULL)
+        kept.write_text(f"{(time.monotonic() - began) / 60:.1f}\n")
+    test = scans / "test"
+    translate_paths(Translator.load(run, to="ct", precision="fp32"), test / "mr", run / "sct", overwrite=True)
+    score = functools.partial(evaluate, run / "sct", test / "ct", test / "mask", inputs=test / "mr")
+    baselines = ct_baselines(find_scans(scans / "train" / "ct"))
+    found = score(metrics="synthrad2023", out=run / "evaluation", baselines=baselines).mean
+    found |= score(metrics="anatomy", out=run / "evaluation-anatomy").mean
+    means = {key: round(float(value), 3) for key, value in found.items()}
+    return {"variant": name, "seed": seed, "steps": steps, "minutes": float(kept.read_text()), **means}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The variants as a Markdown table: means over the seeds."""
+    columns = {"MAE": "mae", "air": "mae_air", "soft": "mae_soft", "bone": "mae_bone", "Dice of bone": "dice_bone"}
+    columns |= {"HD95 of bone (mm)": "hd95_bone", "SSIM": "ssim", "MAE outside": "mae_outside", "min": "minutes"}
+    lines = ["| | seeds | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
+    for name in dict.fromkeys(row["variant"] for row in rows):
+        of_name = [row for row in rows if row["variant"] == name]
+        cells = []
+        for key in columns.values():
+            values = [row[key] for row in of_name if key in row]
+            digits = 2 if key in ("dice_bone", "ssim") else 1
+            spread = f" ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.{digits}f}{spread}" if values else "")
+        lines.append(f"| {name} | {len(of_name)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scans", type=Path, required=True, help="folder of the simulated heads")
+    parser.add_argument("--work", type=Path, default=Path("runs/anatomy"), help="folder of the runs")
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="VARIANT")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=1000, help="a multiple of 100")
+    parser.add_argument("--set", nargs="*", default=[], metavar="section.key=value", help="overrides for all variants")
+    parser.add_argument("--out", type=Path, help="JSON of the figures")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for seed in range(options.seeds):
+        for name in options.only:
+            rows.append(one(options.scans, options.work, name, seed, options.steps, options.set))
+            print(table(rows), flush=True)
+    keep(options.out, "means over 4 unseen heads", rows)
+
+
+if __name__ == "__main__":
+    main()
