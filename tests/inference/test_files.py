@@ -156,7 +156,7 @@ def test_memory_that_ends_is_an_error_of_that_scan(
     def huge(*args: Any, **settings: Any) -> Path:
         raise MemoryError
 
-    for stage in ("read", "translate", "write"):
+    for stage in ("read", "examine", "write"):
         with monkeypatch.context() as patch:
             patch.setattr(made, stage, huge)
             with pytest.raises(ScanError, match=r"head1\.nii\.gz: too large"):
