@@ -99,7 +99,8 @@ def translate_paths(
         ConfigError: for an unknown format; if `deidentify` and `deterministic_uids` are both asked for; if `quality` is
             asked for of a model of pictures, or `residual` of a video.
         ScanError: before anything is written: if nothing is found, two scans would share an output, or an output
-            exists. At the end: naming each scan that failed; all others have been written.
+            exists. At the end: naming each scan that failed; all others have been written. At once: if a row cannot be
+            added to the quality file.
         ModelError: if the only scan does not fit the model; or, with `residual`, there is no opposite model.
     """
     if deidentify and deterministic_uids:
@@ -127,11 +128,10 @@ def translate_paths(
         scan = pairs[index][0]
         if isinstance(outcome, Path):
             written.append(outcome)
-            name = scan.name if names[scan.name] == 1 else str(scan)
-            outcome = _attempt(report, pairs[index], name) or outcome
-        if isinstance(outcome, MedcycleError):
-            if len(pairs) == 1:
-                raise outcome
+            report(pairs[index], scan.name if names[scan.name] == 1 else str(scan))
+        elif len(pairs) == 1:
+            raise outcome
+        else:
             failures.append(outcome)
         if progress is not None:
             progress(index + 1, len(pairs), scan_name(scan))

@@ -154,7 +154,7 @@ def _limits(config: Config, cohorts: Mapping[str, Cohort], scans: bool) -> list[
     if not scans:
         return ["It knows pictures like those of its training; of others it makes anything."]
     limits = [
-        "It can hallucinate: what it makes looks right where it is wrong, and lesions may vanish or be invented. Only a "
+        "It can hallucinate: what it makes looks right where it is wrong; lesions may vanish or be invented. Only a "
         "comparison with the truth shows that; the structure agreement and the residual map of `medcycle translate` "
         "point at scans to look at, no more.",
         "It knows the body region, contrasts (sequence, contrast agent, energy), devices, ages and diseases of its "
