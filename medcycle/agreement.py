@@ -63,7 +63,7 @@ def agreement(given: Tensor, made: Tensor) -> Agreement | None:
     voxels = int(body.sum())
     if voxels < FEWEST:
         return None
-    # MIND's floor is a share of the mean variance: so the frame must not count.
+    # Beyond the body's box is air alone, as wide as the frame happens to be.
     box = tuple(slice(int(places.min()), int(places.max()) + 1) for places in body.nonzero(as_tuple=True))
     x, y, body = x[box], y.masked_fill(~body, -1)[box], body[box]
     distance = (mind(x[None, None]) - mind(y[None, None])).abs().mean((0, 1, 2))[body].mean()
@@ -81,14 +81,17 @@ def _filled(body: Any) -> Any:
 
 
 @torch.no_grad()
-def agreement_range(network: nn.Module, samples: Iterable[Tensor], channels: tuple[int, int]) -> dict[str, Any] | None:
+def agreement_range(
+    network: nn.Module, samples: Iterable[Tensor], channels: tuple[int, int], planes: int = 1
+) -> dict[str, Any] | None:
     """Percentiles of the agreement over samples that a generator translates, weighted by their voxels of body.
 
     Args:
         network: the generator; comes back in the mode it was in.
         samples: inputs, (1, channel, *size) each, on the network's device.
-        channels: how many of the network's input and output are one image's; further ones (neighbouring planes,
-            positions) are not compared.
+        channels: of one image that goes in, and of one that comes out.
+        planes: that each sample holds side by side, an odd number; the middle one is compared, and no channel after
+            these.
 
     Returns:
         {"mind": [5th, 50th, 95th percentile], "mutual_information": likewise, "samples": how many}; None if no sample
@@ -96,7 +99,8 @@ def agreement_range(network: nn.Module, samples: Iterable[Tensor], channels: tup
     """
     training = network.training
     network.eval()
-    found = [agreement(x[0, : channels[0]], network(x)[0, : channels[1]]) for x in samples]
+    into, out = (slice(planes // 2 * n, (planes // 2 + 1) * n) for n in channels)
+    found = [agreement(x[0, into], network(x)[0, out]) for x in samples]
     network.train(training)
     parts = [part for part in found if part is not None]
     spread = {name: _percentiles([getattr(part, name) for part in parts], parts) for name in FIGURES} if parts else {}

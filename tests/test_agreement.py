@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from medcycle.agreement import Agreement, agreement, agreement_range, deviations, recorded_range
+from medcycle.similarity import NOISE
 
 Array = np.ndarray[Any, Any]
 
@@ -39,7 +40,7 @@ def plain_mind(image: Array) -> Array:
                 [(padded[tuple(np.add(place, q) + 2)] - padded[tuple(np.add(place, q) + step + 2)]) ** 2 for q in patch]
             )
     variance = d.mean(-1, keepdims=True)
-    found = np.exp(-d / np.maximum(variance, 1e-3 * variance.mean() + 1e-6))
+    found = np.exp(-d / np.maximum(variance, NOISE**2))
     return np.asarray(found / found.max(-1, keepdims=True))
 
 
@@ -143,6 +144,13 @@ def test_the_range_is_that_of_the_samples(space: tuple[int, ...]) -> None:
         assert min(values) - 1e-5 <= low
         assert high <= max(values) + 1e-5
         assert middle == pytest.approx(np.median(values), abs=0.3 * np.ptp(values))
+
+
+def test_of_neighbouring_planes_the_middle_one_counts() -> None:
+    image, other = (torch.from_numpy(head((20, 20), seed)[0])[None] for seed in (0, 1))
+    found = agreement_range(nn.Identity(), [torch.cat((other, image, other), 1)], (1, 1), planes=3)
+    assert found == agreement_range(nn.Identity(), [image], (1, 1))
+    assert found != agreement_range(nn.Identity(), [other], (1, 1))
 
 
 def test_small_samples_weigh_less() -> None:

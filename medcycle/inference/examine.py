@@ -48,7 +48,7 @@ def examine(
     model = translator.model
     found = usual = None
     if not translator.pictures:
-        axis = None if model.ndim == 3 else 2 if len(volume.space) == 2 else AXES.get(model.sample["axes"], 2)
+        axis = None if model.ndim == 3 else 2 if len(volume.space) == 2 else AXES.get(translator.axes, 2)
         found = scan_agreement(prepared.array, made, axis, model.sample["size"])
         usual = recorded_range(model.provenance)
     back = error = None

@@ -227,7 +227,12 @@ def samples_as_translated(config: Config, scans: Sequence[PreparedScan], count: 
         if len(size) == 2:
             size = tuple(max(own, least) for own, least in zip(scan.array.shape[2:], size, strict=True))
         sampler = UnpairedSampler(
-            [scan], [scan], size=size, axes=config.sample.axes, foreground=1.0, seed=config.train.seed
+            *([scan], [scan]),
+            size=size,
+            axes=config.sample.axes,
+            context=config.sample.context,
+            foreground=1.0,
+            seed=config.train.seed,
         )
         for n in range(-(-count // len(chosen))):
             yield sampler.batch(n, 1)[0]

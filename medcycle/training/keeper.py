@@ -15,6 +15,7 @@ import medcycle
 from medcycle.agreement import agreement_range
 from medcycle.config import Config
 from medcycle.data.loader import Sampler
+from medcycle.data.unpaired import ALL
 from medcycle.errors import TrainingError
 from medcycle.io.files import write_file
 from medcycle.model import DomainInfo, Model, save_model
@@ -148,9 +149,12 @@ class Keeper:
         save_model(self.run / f"{first.domain.name}_to_{second.domain.name}.safetensors", model)
 
     def agreement(self, source: str, target: str, network: torch.nn.Module) -> dict[str, Any] | None:
-        """The range of structure agreement over held-out samples (else training ones); None for pictures."""
+        """The range of structure agreement over held-out samples (else training ones).
+
+        None for pictures, and for planes of all directions: translation fuses them, so that one alone compares ill.
+        """
         first, second = self.cohorts[source], self.cohorts[target]
-        if "image" in (first.domain.modality, second.domain.modality):
+        if "image" in (first.domain.modality, second.domain.modality) or self.config.sample.axes == ALL:
             return None
         scans = first.held_out or first.training
         samples = samples_as_translated(self.config, scans, AGREEMENT_SAMPLES)
@@ -158,6 +162,7 @@ class Keeper:
             network,
             (torch.as_tensor(sample).to(self.gan.device) for sample in samples),
             (first.channels, second.channels),
+            self.config.sample.planes,
         )
         of = f"{len(scans)} {'held-out' if first.held_out else 'training'} scan(s)"
         self.agreements[source] = None if found is None else found | {"of": of}

@@ -100,6 +100,23 @@ def test_the_networks_are_left_as_they_were(run: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("sample", "told"), [({"context": 1}, True), ({"axes": "all"}, False)])
+def test_neighbours_and_all_directions(
+    tmp_path: Path, write_scans: Write, configure: Write, sample: dict[str, Any], told: bool
+) -> None:
+    write_scans(tmp_path)
+    config = load_config(str(configure(tmp_path, sample={"size": [16, 16]} | sample)))
+    train(config, tmp_path / "run", console=QUIET)
+    translator = Translator.load(tmp_path / "run", to="ct", device="cpu", precision="fp32")
+    found = translator.examine(read_volume(tmp_path / "mr" / "p0.nii.gz"), residual=True)
+    assert found.residual is not None
+    assert found.quality.agreement is not None
+    assert (found.quality.usual is not None) == told
+    if found.quality.usual is not None:
+        low, high = found.quality.usual["mind"]
+        assert low - 0.03 < found.quality.agreement.mind < high + 0.03
+
+
 # -- samples ---------------------------------------------------------------------------------------------------------
 
 
