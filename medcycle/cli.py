@@ -203,8 +203,21 @@ def translate(
     rate: Annotated[
         float | None, typer.Option(min=0.001, help="Frames a second of a video made of pictures; default 25.")
     ] = None,
+    residual: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|DIR|_SUFFIX",
+            help="Also write |F(G(x)) - x|, what the way there and back changes, in the input's unit: into a file, a "
+            "folder, or beside each output (_residual). DICOM: as .nii.gz.",
+        ),
+    ] = None,
+    quality: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Add a row of each scan's structure agreement.")
+    ] = None,
 ) -> None:
     """Translate scans, pictures, videos; the output has the input's grid and is written by the output's name.
+
+    A line a scan tells how well the structure of input and output agree, and whether that is usual for the model.
 
     A DICOM series made from DICOM keeps its patient and study; one made from any other file gets an invented patient,
     whose ID is the name of the output folder.
@@ -234,6 +247,9 @@ def translate(
             deidentify=deidentify,
             deterministic_uids=deterministic_uids,
             rate=rate,
+            residual=residual,
+            quality=quality,
+            tell=lambda name, figures: typer.echo(figures.line(name)),
             progress=progress,
             steps=steps,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -63,7 +64,9 @@ def byte_progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
 
 def _bars(console: Console | None) -> Progress:
     console = console or Console(stderr=True)
-    return Progress(console=console, transient=True, disable=not console.is_terminal)
+    # What a command prints goes above the bars, but into a file if standard output is one.
+    aside = sys.stdout.isatty()
+    return Progress(console=console, transient=True, disable=not console.is_terminal, redirect_stdout=aside)
 
 
 def _scan_bar(bars: Progress, what: str) -> Callable[[int, int, str], None]:

@@ -226,6 +226,34 @@ def find_model(path: str | Path, to: str | None = None) -> Path:
     raise ModelError(f"{path}: {asked}; the models here are {listing}. Name one target, or give one file.{problems}")
 
 
+def find_opposite(path: Path, model: Model) -> Path:
+    """The file of the same run's model in the other direction: in the same folder, the domains in its name swapped.
+
+    Args:
+        path: the model's file: ct_to_mr.safetensors lies beside mr_to_ct.safetensors, latest_net_G_B.pth beside
+            latest_net_G_A.pth.
+        model: what it holds.
+
+    Raises:
+        ModelError: the name does not tell, or there is no such file.
+    """
+    mine, theirs = f"{model.source.name}_to_{model.target.name}", f"{model.target.name}_to_{model.source.name}"
+    if path.suffix == upstream.SUFFIX:
+        mine, theirs = ("_net_G_B", "_net_G_A") if "_net_G_B" in path.stem else ("_net_G_A", "_net_G_B")
+    if mine not in path.stem:
+        raise ModelError(
+            f"{path}: its opposite model is looked for by its name, which does not hold {mine!r}. Give both files the "
+            "names that training gave them, in one folder."
+        )
+    file = path.with_name(path.name.replace(mine, theirs))
+    if not file.is_file():
+        raise ModelError(
+            f"{file}: missing; it is the opposite model of {path.name}, and translates back. Keep both models of a run "
+            "in one folder."
+        )
+    return file
+
+
 def _upstream_header(path: Path) -> dict[str, Any]:
     """The names of the two domains, which is all that a .pth file tells by its name."""
     if not path.is_file():

@@ -146,9 +146,14 @@ def save_nifti() -> Callable[..., Path]:
     return save
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def configure() -> Callable[..., Path]:
     return write_config
+
+
+@pytest.fixture(scope="session")
+def write_scans() -> Callable[..., Path]:
+    return write_cohort
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -332,7 +333,14 @@ def test_translate_one_and_many(trained: Path, tmp_path: Path, medcycle: Run) ->
     model = ("translate", "--model", trained / "run", "--device", "cpu")
     source = trained / "mr" / "p0.nii.gz"
     ran = medcycle(*model, source, tmp_path / "one.nii.gz")
-    assert (ran.code, ran.out) == (0, f"1 scan(s) written to {tmp_path / 'one.nii.gz'}\n")
+    assert ran.code == 0
+    line, last = ran.out.splitlines()
+    assert re.fullmatch(
+        r"p0\.nii\.gz: structure agreement MIND 0\.\d{3} \(training 0\.\d{3} to 0\.\d{3}\), MI .*: "
+        r"(ok|outside the training range \(.*\): look at it)",
+        line,
+    )
+    assert last == f"1 scan(s) written to {tmp_path / 'one.nii.gz'}"
     made: Any = nib.load(tmp_path / "one.nii.gz")
     np.testing.assert_allclose(made.affine, np.diag([2.0, 2, 2, 1]))
     assert made.shape == (20, 20, 20)
@@ -340,7 +348,8 @@ def test_translate_one_and_many(trained: Path, tmp_path: Path, medcycle: Run) ->
     assert made.dataobj[0, 0, 0] == -1000
 
     ran = medcycle(*model, trained / "mr", tmp_path / "many", "--format", "mha", "--precision", "fp32")
-    assert ran.out == f"2 scan(s) written to {tmp_path / 'many'}\n"
+    assert [line.partition(":")[0] for line in ran.out.splitlines()[:2]] == ["p0.nii.gz", "p1.nii.gz"]
+    assert ran.out.endswith(f"\n2 scan(s) written to {tmp_path / 'many'}\n")
     assert sorted(path.name for path in (tmp_path / "many").iterdir()) == ["p0.mha", "p1.mha"]
     again = medcycle(*model, trained / "mr", tmp_path / "many", "--format", "mha")
     assert again.code == 2
@@ -361,6 +370,47 @@ def test_translate_one_and_many(trained: Path, tmp_path: Path, medcycle: Run) ->
     bad = medcycle(*model, source, tmp_path / "x.nii.gz", "--axes", "coronal")
     assert bad.code == 2
     assert "axes coronal: this model was trained on axial planes" in bad.err
+
+
+def test_residual_maps_and_a_quality_file(trained: Path, tmp_path: Path, medcycle: Run) -> None:
+    table = tmp_path / "quality.csv"
+    model = ("translate", "--model", trained / "run", "--device", "cpu", "--quality", table)
+    source = trained / "mr" / "p0.nii.gz"
+    ran = medcycle(*model, source, f"{tmp_path}/sct/", "--residual", "_residual")
+    assert ran.code == 0, ran.err
+    assert ", cycle error 0." in ran.out
+    made: Any = nib.load(tmp_path / "sct_residual.nii.gz")
+    np.testing.assert_allclose(made.affine, np.diag([2.0, 2, 2, 1]))
+    assert (made.shape, made.get_data_dtype()) == ((20, 20, 20), np.float32)  # the MR's arbitrary unit
+    assert made.get_fdata().max() > 0 == made.get_fdata().min()
+
+    ran = medcycle(*model, "--to", "mr", trained / "ct", tmp_path / "many", "--residual", tmp_path / "maps")
+    assert ran.code == 0, ran.err
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["p0.nii.gz", "p1.nii.gz"]
+    back: Any = nib.load(tmp_path / "maps" / "p0.nii.gz")
+    assert back.get_data_dtype() == np.int16  # HU
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["model"], row["scan"], row["residual"]) for row in rows] == [
+        ("mr_to_ct", str(source), str(tmp_path / "sct_residual.nii.gz")),
+        ("ct_to_mr", str(trained / "ct" / "p0.nii.gz"), str(tmp_path / "maps" / "p0.nii.gz")),
+        ("ct_to_mr", str(trained / "ct" / "p1.nii.gz"), str(tmp_path / "maps" / "p1.nii.gz")),
+    ]
+    assert all(0 < float(row["mind_p5"]) <= float(row["mind_p95"]) and float(row["cycle_error"]) > 0 for row in rows)
+
+    alone = tmp_path / "alone" / "mr_to_ct.safetensors"
+    alone.parent.mkdir()
+    shutil.copy(trained / "run" / alone.name, alone)
+    for wrong, said in (
+        (("--model", alone, "--residual", "_residual"), "ct_to_mr.safetensors: missing; it is the opposite model"),
+        (("--residual", tmp_path / "maps" / "p0.nii.gz"), "already there"),
+        (("--quality", source), "cannot be read as a quality file"),
+    ):
+        before = sorted(tmp_path.rglob("*"))
+        ran = medcycle("translate", "--model", trained / "run", *wrong, source, tmp_path / "new.nii.gz")
+        assert ran.code == 2
+        assert said in ran.err
+        assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_translated_pictures_are_not_called_scans(tmp_path: Path, medcycle: Run) -> None:

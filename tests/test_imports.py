@@ -21,18 +21,19 @@ ARROWS: dict[str, set[str]] = {
     "volume": {"errors"},
     "device": {"errors"},
     "similarity": set(),
+    "agreement": {"similarity"},  # measured alike in training and in translation, which do not know each other
     "io": {"volume", "errors"},
     "networks": {"errors"},
     "data": {"io", "volume", "errors"},
     "prepare": {"io", "volume", "errors"},
     "model": {"data", "prepare", "networks", "errors"},
-    "inference": {"model", "data", "prepare", "networks", "io", "volume", "errors", "device", "similarity"},
+    "inference": {"model", "data", "prepare", "networks", "io", "volume", "errors", "device", "agreement"},
     "evaluation": {"data", "prepare", "io", "volume", "errors", "similarity"},
     "config": {"errors"},
     "console": set(),
     "notices": set(),
     "training": {"config", "console", "device", "model", "data", "prepare", "networks", "io", "volume", "errors"}
-    | {"similarity", "evaluation"},  # the latter: the report page, which both rooms write
+    | {"similarity", "agreement", "evaluation"},  # the latter: the report page, which both rooms write
     "benchmark": {"config", "console", "training", "inference", "evaluation", "data", "device", "io", "errors"},
     "demo": {"config", "console", "training", "inference", "evaluation", "data", "io"},
     "cli": {"config", "console", "notices", "benchmark", "demo", "training", "inference", "evaluation", "data", "io"}
@@ -55,7 +56,8 @@ HEAVY = {
 }
 # What a room may import when it is itself imported. Everything else heavy waits inside the function that needs it.
 AT_ONCE = {room: {"numpy"} for room in ("volume", "io", "prepare", "evaluation", "benchmark")} | {
-    room: {"numpy", "torch"} for room in ("data", "networks", "model", "device", "similarity", "training", "inference")
+    room: {"numpy", "torch"}
+    for room in ("data", "networks", "model", "device", "similarity", "agreement", "training", "inference")
 }
 
 

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medcycle.errors import ConfigError, MedcycleError, ScanError
+from medcycle.inference.examine import Examined
 from medcycle.inference.frames import translate_recording
 from medcycle.inference.kinds import unit_of
+from medcycle.inference.quality import Quality, append_quality, check_quality_file
+from medcycle.inference.residuals import plan_residuals
 from medcycle.inference.sliding import Progress
 from medcycle.inference.translator import Translator
 from medcycle.inference.video import translate_video
-from medcycle.io import find_scans, open_recording, scan_name, write_recording
+from medcycle.io import find_scans, open_recording, scan_name, write_recording, write_volume
 from medcycle.io.find import PICTURES, VIDEOS, suffix_of
 from medcycle.io.recording import Recording
 from medcycle.io.video import is_video
@@ -52,6 +55,9 @@ def translate_paths(
     deidentify: bool = False,
     deterministic_uids: bool = False,
     rate: float | None = None,
+    residual: str | Path | None = None,
+    quality: str | Path | None = None,
+    tell: Callable[[str, Quality], None] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     steps: Progress | None = None,
 ) -> list[Path]:
@@ -78,6 +84,11 @@ def translate_paths(
         deterministic_uids: DICOM series get UIDs and dates made from their sources', so that the same call writes the
             same bytes.
         rate: frames per second of a video made from pictures; None: 25.
+        residual: where |F(G(x)) - x| goes (see :meth:`Translator.examine`): for one scan a file; a folder, where the
+            maps have the outputs' names; or, beginning with "_", what is added to the outputs' names, as in
+            out/head1_residual.nii.gz. That of a DICOM series is a .nii.gz file: it is no CT and must not look like one.
+        quality: a CSV file that a row is added to for each scan.
+        tell: called with the name and the figures of each scan that was written; not of pictures, videos and 4D files.
         progress: called with (scans done, scans in all, name of the scan just done).
         steps: called with (planes, patches or frames done, all of them) within each scan.
 
@@ -85,32 +96,45 @@ def translate_paths(
         The paths written, in the order of the scans.
 
     Raises:
-        ConfigError: for an unknown format, or if `deidentify` and `deterministic_uids` are both asked for.
+        ConfigError: for an unknown format; if `deidentify` and `deterministic_uids` are both asked for; if `quality` is
+            asked for of a model of pictures, or `residual` of a video.
         ScanError: before anything is written: if nothing is found, two scans would share an output, or an output
-            exists. At the end: naming each scan that failed; all others have been written.
-        ModelError: if the only scan does not fit the model.
+            exists. At the end: naming each scan that failed; all others have been written. At once: if a row cannot be
+            added to the quality file.
+        ModelError: if the only scan does not fit the model; or, with `residual`, there is no opposite model.
     """
     if deidentify and deterministic_uids:
         raise ConfigError(
             "--deidentify with --deterministic-uids: UIDs made from the originals' tell whoever has those what belongs "
             "to them. Ask for one of the two."
         )
+    if quality is not None:
+        if translator.pictures:
+            raise ConfigError("--quality: pictures have no body whose structure could agree; leave it out")
+        check_quality_file(Path(quality))
     pairs = plan_outputs(inputs, output, format)
-    _refuse_clashes(pairs, overwrite)
+    maps = {} if residual is None else plan_residuals(translator, pairs, output, residual)
+    _refuse_clashes(pairs + [(scan, maps[scan, out]) for scan, out in pairs if maps], overwrite)
+    found: dict[Pair, Quality] = {}
     read = functools.partial(_read, translator, {"series": series, "resample_gaps": resample_gaps})
-    make = functools.partial(_make, translator, format, rate, steps)
-    write = functools.partial(_write, translator, {"deidentify": deidentify, "deterministic_uids": deterministic_uids})
+    make = functools.partial(_make, translator, format, rate, steps, found, residual is not None)
+    options = {"deidentify": deidentify, "deterministic_uids": deterministic_uids}
+    write = functools.partial(_write, translator, options, maps)
+    report = functools.partial(_report, translator, found, maps, quality, tell)
     written: list[Path] = []
     failures: list[MedcycleError] = []
+    names = Counter(scan.name for scan, _ in pairs)
     for index, outcome in enumerate(_in_turn(pairs, read, make, write)):
+        scan = pairs[index][0]
         if isinstance(outcome, Path):
             written.append(outcome)
+            report(pairs[index], scan.name if names[scan.name] == 1 else str(scan))
         elif len(pairs) == 1:
             raise outcome
         else:
             failures.append(outcome)
         if progress is not None:
-            progress(index + 1, len(pairs), scan_name(pairs[index][0]))
+            progress(index + 1, len(pairs), scan_name(scan))
     if failures:
         listing = "\n".join(f"  - {failure}" for failure in failures)
         raise ScanError(
@@ -211,8 +235,8 @@ def _holds_something(path: Path) -> bool:
 def _in_turn(
     pairs: Sequence[Pair],
     read: Callable[[Pair], Opened],
-    make: Callable[[Pair, Opened], Volume | Path],
-    write: Callable[[Pair, Volume, Opened], Path],
+    make: Callable[[Pair, Opened], Examined | Path],
+    write: Callable[[Pair, Examined, Opened], Path],
 ) -> Iterator[Path | MedcycleError]:
     """What was written for each pair, or why not; files are read and written in a thread while the network works."""
     with ThreadPoolExecutor(1, thread_name_prefix="medcycle-files") as files:
@@ -226,7 +250,7 @@ def _in_turn(
                 made = opened if isinstance(opened, MedcycleError) else _attempt(make, pair, opened)
                 if before is not None:
                     yield before.result() if isinstance(before, Future) else before
-                before = files.submit(_attempt, write, pair, made, opened) if isinstance(made, Volume) else made
+                before = files.submit(_attempt, write, pair, made, opened) if isinstance(made, Examined) else made
                 del opened, made  # no more than three scans are held: read, translated, written
             if before is not None:
                 yield before.result() if isinstance(before, Future) else before
@@ -258,19 +282,55 @@ def _make(
     file_format: str | None,
     rate: float | None,
     steps: Progress | None,
+    found: dict[Pair, Quality],
+    residual: bool,
     pair: Pair,
     opened: Opened,
-) -> Volume | Path:
-    """The translated volume; the path of what was written at once, frame by frame."""
+) -> Examined | Path:
+    """The translated volume, its figures also in `found`; the path of what was written at once, frame by frame."""
     scan, destination = pair
     if opened is None:
         pictures = file_format if file_format in FRAME_FORMATS else FRAME_FORMATS[0]
         return translate_video(translator, scan, destination, rate=rate, pictures=pictures, progress=steps)
     if isinstance(opened, Recording):
+        if residual:
+            raise ScanError(f"{scan}: holds {opened.count} volumes in time; residual maps are made of single volumes")
         frames = translate_recording(translator, opened.frames, opened.count, steps)
         return write_recording(frames, destination, opened)
-    return translator.translate(opened, steps)
+    examined = translator.examine(opened, steps, residual=residual)
+    found[pair] = examined.quality
+    return examined
 
 
-def _write(translator: Translator, options: dict[str, Any], pair: Pair, result: Volume, source: Volume) -> Path:
-    return translator.write(result, source, pair[1], **options)
+def _write(
+    translator: Translator,
+    options: dict[str, Any],
+    maps: dict[Pair, str],
+    pair: Pair,
+    result: Examined,
+    source: Volume,
+) -> Path:
+    written = translator.write(result.volume, source, pair[1], **options)
+    if result.residual is not None:
+        write_volume(result.residual, maps[pair])
+    return written
+
+
+def _report(
+    translator: Translator,
+    found: dict[Pair, Quality],
+    maps: dict[Pair, str],
+    quality: str | Path | None,
+    tell: Callable[[str, Quality], None] | None,
+    pair: Pair,
+    name: str,
+) -> None:
+    """Tell of a scan that was written, and add its row."""
+    figures = found.pop(pair, None)
+    if figures is None or translator.pictures:
+        return
+    if tell is not None:
+        tell(name, figures)
+    if quality is not None:
+        model = f"{translator.model.source.name}_to_{translator.model.target.name}"
+        append_quality(Path(quality), figures.row(str(pair[0]), pair[1], model, maps.get(pair, "")))

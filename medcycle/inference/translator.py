@@ -16,16 +16,17 @@ from medcycle.data.natural import resize_picture
 from medcycle.data.unpaired import ALL, AXES
 from medcycle.device import resolve_device, resolve_precision
 from medcycle.errors import ConfigError, ModelError, ScanError
+from medcycle.inference.examine import Examined, examine, opposite_of
 from medcycle.inference.frames import translate_recording
 from medcycle.inference.fusion import along_each, fuse, usable_axes
 from medcycle.inference.kinds import open_image, open_recorded, unit_of
-from medcycle.inference.sliding import Progress, translate_patches, translate_planes
+from medcycle.inference.sliding import Array, Progress, translate_patches, translate_planes
 from medcycle.io import read_volume, write_dicom_series, write_volume
 from medcycle.io.dicom_record import ModelRecord
 from medcycle.io.dicom_write import asks_for_series, clamped
 from medcycle.io.files import stored
 from medcycle.model import Model, _checksum, find_model, load_model
-from medcycle.prepare import swap_warning
+from medcycle.prepare import Prepared, swap_warning
 from medcycle.volume import Volume
 
 
@@ -44,7 +45,10 @@ class Translator:
         resize: (width, height) that pictures are resized to first; None keeps their own size.
         axes: the planes that a 2D model translates: "axial", "coronal", "sagittal", or "all", whose results are fused
             (:mod:`medcycle.inference.fusion`).
+        origin: the model's file, if it was loaded from one.
     """
+
+    origin: Path | None = None
 
     def __init__(
         self,
@@ -115,8 +119,9 @@ class Translator:
             ModelError: if there is no such model, or its file cannot be used.
             ConfigError: for a device, precision, batch size, overlap or axes that are not possible.
         """
-        return cls(
-            load_model(find_model(path, to), network),
+        file = find_model(path, to)
+        made = cls(
+            load_model(file, network),
             device=device,
             batch_size=batch_size,
             overlap=overlap,
@@ -124,6 +129,8 @@ class Translator:
             resize=resize,
             axes=axes,
         )
+        made.origin = file
+        return made
 
     def __call__(self, image: Any) -> Any:
         """Translate one image.
@@ -195,6 +202,46 @@ class Translator:
             ScanError: as :meth:`translate`, or if their shapes differ.
             ModelError: as :meth:`translate`.
         """
+        volumes, every = self.prepared(volumes)
+        arrays = self.over(volumes, every, progress)
+        return [self.restored(*each) for each in zip(volumes, every, arrays, strict=True)]
+
+    def examine(self, volume: Volume, progress: Progress | None = None, *, residual: bool = False) -> Examined:
+        """Translate one Volume and measure what can be told without a reference.
+
+        Args:
+            volume: a scan of the source domain.
+            progress: called with (planes or patches done, all of them); with `residual`, twice.
+            residual: also translate back with the run's opposite model, and give |F(G(x)) - x| in the scan's unit. What
+                preparing alone changes (interpolation, values clipped to the window) does not count in it, and outside
+                the body it is 0.
+
+        Raises:
+            ScanError, ModelError: as :meth:`translate`; with `residual` also as :attr:`opposite`.
+        """
+        return examine(self, volume, progress, residual=residual)
+
+    @cached_property
+    def opposite(self) -> Translator:
+        """The same run's translator back; may be set, where the model was not loaded from a file.
+
+        Raises:
+            ModelError: there is none beside the model's file, or it is of another run.
+        """
+        return opposite_of(self)
+
+    @property
+    def pictures(self) -> bool:
+        """Whether it translates pictures: no scans, which have a body and a structure to agree on."""
+        return "image" in (self.model.source.preparation.modality, self.model.target.preparation.modality)
+
+    @property
+    def masked(self) -> bool:
+        """Whether what lies outside the body becomes air."""
+        return self.model.source.preparation.foreground and not self.pictures
+
+    def prepared(self, volumes: Sequence[Volume]) -> tuple[list[Volume], list[Prepared]]:
+        """Volumes of one shape as the network takes them, and prepared."""
         volumes = [self._as_taken(volume) for volume in volumes]
         for volume in volumes:
             self._check(volume)
@@ -203,8 +250,22 @@ class Translator:
                     f"{volume.source.get('path', 'frame')}: {volume.space}, but the frames before it are "
                     f"{volumes[0].space}. Frames that belong together have one size."
                 )
-        source, target = self.model.source.preparation, self.model.target.preparation
-        every = [source(volume) for volume in volumes]
+        return volumes, [self.model.source.preparation(volume) for volume in volumes]
+
+    def restored(self, volume: Volume, prepared: Prepared, array: Array) -> Volume:
+        """What the network made, on the scan's grid in the target's unit."""
+        made = self.model.target.preparation.restore(
+            array,
+            prepared.state,
+            foreground=prepared.foreground if self.masked else None,
+            own_scale=self._own_depth,
+        )
+        return made.replace(source=volume.source)
+
+    def over(
+        self, volumes: Sequence[Volume], every: Sequence[Prepared], progress: Progress | None = None
+    ) -> list[Array]:
+        """The network over prepared scans of one shape: arrays on their prepared grid."""
         network, size = self.model.network, self.model.sample["size"]
         if self.model.ndim == 2:
             # A 2D scan has no choice of planes: it is one.
@@ -241,16 +302,7 @@ class Translator:
                 )
                 for prepared in every
             ]
-        masked = source.foreground and source.modality != "image" and target.modality != "image"
-        return [
-            target.restore(
-                array,
-                prepared.state,
-                foreground=prepared.foreground if masked else None,
-                own_scale=self._own_depth,
-            ).replace(source=volume.source)
-            for array, prepared, volume in zip(arrays, every, volumes, strict=True)
-        ]
+        return arrays
 
     def file(
         self,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from medcycle.config import Config, Domain
@@ -28,10 +29,11 @@ from medcycle.io.files import refused_leaves_nothing
 from medcycle.io.find import PICTURES, suffix_of
 from medcycle.io.manifest import Row
 from medcycle.prepare import CohortError, Preparation, PreparedScan, fit_landmarks, prepare_cohort
-from medcycle.training.split import rows_of, split
+from medcycle.training.split import patients_of, rows_of, split
 
 Progress = Callable[[int, int, str], None]
 CROP_MM = 10.0  # round the body, for prepare.crop
+SCANS_MEASURED = 8  # whose structure agreement a model keeps
 
 
 @dataclass
@@ -43,6 +45,7 @@ class Cohort:
         training, held_out: PreparedScans, or Pictures.
         refused: the scans that cannot be used, each with the reason.
         sites: how many training scans are of which site, as far as a manifest says.
+        patients: how many the training scans are of, as file names, headers or a manifest tell; 0: unknown.
     """
 
     domain: Domain
@@ -51,6 +54,7 @@ class Cohort:
     held_out: list[Any] = field(default_factory=list)
     refused: list[tuple[Path, str]] = field(default_factory=list)
     sites: dict[str, int] = field(default_factory=dict)
+    patients: int = 0
 
     @property
     def channels(self) -> int:
@@ -120,7 +124,9 @@ def prepare_domains(
             continue
         sites = Counter(site for scan in training if (site := rows[key][scan.path].site))
         fitted = how.fitted(scan.scale for scan in training)
-        cohorts[key] = Cohort(domain, fitted, training, unseen, refused, dict(sites))
+        whose = patients_of(rows[key], domain.patient)
+        patients = len({whose[scan.path] for scan in training})
+        cohorts[key] = Cohort(domain, fitted, training, unseen, refused, dict(sites), patients)
     if failures:
         raise ScanError("\n".join(failures))
     if config.train.validation and not any(cohort.held_out for cohort in cohorts.values()):
@@ -210,6 +216,28 @@ def samplers(
         **settings,
     )
     return training, UnpairedSampler(*shown, foreground=1.0, seed=config.train.seed + 1, **settings)
+
+
+def samples_as_translated(config: Config, scans: Sequence[PreparedScan], count: int) -> Iterator[Any]:
+    """About `count` samples in the body of a domain's scans: whole planes, as translation takes them, or patches.
+
+    A crop will not do: how much air lies round the body changes what instance norm makes of a plane.
+    """
+    chosen = [scans[int(n)] for n in np.unique(np.linspace(0, len(scans) - 1, SCANS_MEASURED).round())]
+    for scan in chosen:
+        size = config.sample.size
+        if len(size) == 2:
+            size = tuple(max(own, least) for own, least in zip(scan.array.shape[2:], size, strict=True))
+        sampler = UnpairedSampler(
+            *([scan], [scan]),
+            size=size,
+            axes=config.sample.axes,
+            context=config.sample.context,
+            foreground=1.0,
+            seed=config.train.seed,
+        )
+        for n in range(-(-count // len(chosen))):
+            yield sampler.batch(n, 1)[0]
 
 
 def _picture_samplers(

@@ -12,13 +12,16 @@ import torch
 from torch import Tensor
 
 import medcycle
+from medcycle.agreement import agreement_range
 from medcycle.config import Config
 from medcycle.data.loader import Sampler
+from medcycle.data.unpaired import ALL
 from medcycle.errors import TrainingError
 from medcycle.io.files import write_file
 from medcycle.model import DomainInfo, Model, save_model
+from medcycle.training.card import CARD, digest, last_figures, model_card
 from medcycle.training.checkpoint import save_checkpoint
-from medcycle.training.cohorts import Cohort
+from medcycle.training.cohorts import Cohort, samples_as_translated
 from medcycle.training.losses import l1
 from medcycle.training.preview import Plane, preview
 from medcycle.training.runtime import Processes
@@ -31,6 +34,7 @@ PRIVATE: dict[str, Any] = {
     "prepare": {"cache"},
 }
 FIXED_SAMPLES = 4  # shown in previews and measured in validation
+AGREEMENT_SAMPLES = 32  # whose structure agreement a model keeps
 
 
 class Keeper:
@@ -49,7 +53,8 @@ class Keeper:
         custom: bool,
     ) -> None:
         self.run, self.config, self.gan, self.cohorts, self.digest = run, config, gan, cohorts, digest
-        self.process, self.custom = process, custom
+        self.process, self.custom, self.sampler = process, custom, fixed
+        self.agreements: dict[str, dict[str, Any] | None] = {}  # of the models written last, by their source
         self.fixed = [tuple(torch.as_tensor(x).to(gan.device) for x in fixed.batch(n, 1)) for n in range(FIXED_SAMPLES)]
 
     @torch.no_grad()
@@ -111,13 +116,14 @@ class Keeper:
         self.export_both()
 
     def export_both(self) -> None:
-        """Write both generators as model files."""
+        """Write both generators as model files, and their card."""
         if self.process.first:
             for source, target, network in (
                 ("a", "b", self.gan.average_a_to_b),
                 ("b", "a", self.gan.average_b_to_a),
             ):
                 self.export(source, target, network)
+            self.write_card()
 
     def export(self, source: str, target: str, network: torch.nn.Module) -> None:
         """Write RUN/SOURCE_to_TARGET.safetensors."""
@@ -136,10 +142,43 @@ class Keeper:
                 "scans": {c.domain.name: len(c.training) for c in (first, second)},
                 "sites": {c.domain.name: c.sites for c in (first, second) if c.sites},
                 "data": self.digest,
+                "agreement": self.agreement(source, target, network),
                 "config": self.config.model_dump(mode="json", exclude=PRIVATE),
             },
         )
         save_model(self.run / f"{first.domain.name}_to_{second.domain.name}.safetensors", model)
+
+    def agreement(self, source: str, target: str, network: torch.nn.Module) -> dict[str, Any] | None:
+        """The range of structure agreement over held-out samples (else training ones).
+
+        None for pictures, and for planes of all directions: translation fuses them, so that one alone compares ill.
+        """
+        first, second = self.cohorts[source], self.cohorts[target]
+        if "image" in (first.domain.modality, second.domain.modality) or self.config.sample.axes == ALL:
+            return None
+        scans = first.held_out or first.training
+        samples = samples_as_translated(self.config, scans, AGREEMENT_SAMPLES)
+        found = agreement_range(
+            network,
+            (torch.as_tensor(sample).to(self.gan.device) for sample in samples),
+            (first.channels, second.channels),
+            self.config.sample.planes,
+        )
+        of = f"{len(scans)} {'held-out' if first.held_out else 'training'} scan(s)"
+        self.agreements[source] = None if found is None else found | {"of": of}
+        return self.agreements[source]
+
+    def write_card(self) -> None:
+        """Write RUN/MODEL_CARD.md."""
+        facts = {
+            "Steps": f"{self.gan.step} of batches of {self.config.train.batch_size}, in {self.gan.precision}",
+            "Generator": "custom" if self.custom else json.dumps(self.config.model.generator.model_dump()),
+            "Configuration": f"config.yaml, digest {digest(self.config.model_dump(mode='json', exclude=PRIVATE))}",
+            "Scans and split": f"digest {self.digest}",
+            "medcycle": medcycle.__version__,
+        }
+        figures = last_figures(self.run / "metrics.csv")
+        write_file(self.run / CARD, model_card(self.config, self.cohorts, self.agreements, figures, facts))
 
     def report(self, curves: dict[str, tuple[list[int], list[float]]], total: int) -> None:
         """Write report.html: pictures first, then curves and facts."""

@@ -156,7 +156,7 @@ def test_memory_that_ends_is_an_error_of_that_scan(
     def huge(*args: Any, **settings: Any) -> Path:
         raise MemoryError
 
-    for stage in ("read", "translate", "write"):
+    for stage in ("read", "examine", "write"):
         with monkeypatch.context() as patch:
             patch.setattr(made, stage, huge)
             with pytest.raises(ScanError, match=r"head1\.nii\.gz: too large"):
@@ -168,7 +168,7 @@ def test_files_are_read_and_written_while_the_network_works(
 ) -> None:
     """The second scan has been read before the first is done; the first is written while the second is worked on."""
     made, read_two, wrote_one = translator(), threading.Event(), threading.Event()
-    real_read, real_translate, real_write = made.read, made.translate, made.write
+    real_read, real_examine, real_write = made.read, made.examine, made.write
     worked: list[bool] = []
 
     def read(path: Path, **options: Any) -> Volume:
@@ -177,17 +177,17 @@ def test_files_are_read_and_written_while_the_network_works(
             read_two.set()
         return volume
 
-    def translate(volume: Volume, *more: Any) -> Volume:
+    def examine(volume: Volume, *more: Any, **options: Any) -> Any:
         if len(worked) < 2:
             worked.append((read_two, wrote_one)[len(worked)].wait(20))
-        return real_translate(volume, *more)
+        return real_examine(volume, *more, **options)
 
     def write(*arguments: Any, **options: Any) -> Path:
         path = real_write(*arguments, **options)
         wrote_one.set()
         return path
 
-    for name, replaced in (("read", read), ("translate", translate), ("write", write)):
+    for name, replaced in (("read", read), ("examine", examine), ("write", write)):
         monkeypatch.setattr(made, name, replaced)
     written = translate_paths(made, cohort, tmp_path / "out")
     assert worked == [True, True]

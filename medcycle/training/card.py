@@ -1,0 +1,178 @@
+"""The card of a run's models: what they translate, what they have seen, what was measured, and what they cannot do."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from medcycle.agreement import FIGURES, recorded_range
+from medcycle.config import Config
+from medcycle.training.cohorts import Cohort
+
+CARD = "MODEL_CARD.md"
+_WHAT = {"mr": "MR", "ct": "CT", "image": "pictures"}
+
+
+def model_card(
+    config: Config,
+    cohorts: Mapping[str, Cohort],
+    agreement: Mapping[str, dict[str, Any] | None],
+    metrics: Mapping[str, str],
+    facts: Mapping[str, str],
+) -> str:
+    """The card as Markdown. It names domains and sites, never a file or a patient.
+
+    Args:
+        config: of the run.
+        cohorts: by "a" and "b".
+        agreement: by "a" and "b", the structure agreement of what is translated from there; see
+            :func:`medcycle.agreement.agreement_range`.
+        metrics: the newest figures of the validation, by name.
+        facts: what else is known of the training, in order.
+    """
+    a, b = (cohorts[key].domain for key in "ab")
+    scans = "image" not in (a.modality, b.modality)
+    parts = [
+        f"# {a.name} <-> {b.name}",
+        f"Two networks trained together by medcycle, without pairs: `{a.name}_to_{b.name}.safetensors` translates "
+        f"{_WHAT[a.modality]} ({a.name}) into {_WHAT[b.modality]} ({b.name}), `{b.name}_to_{a.name}.safetensors` the "
+        "other way. **Research use only**; not a medical device.",
+        "## Data",
+        _list(_data(cohorts[key]) for key in "ab"),
+        "## Preparation",
+        _list(_preparation(cohorts[key]) for key in "ab"),
+        "## Training",
+        _list(f"{name}: {value}" for name, value in (_training(config) | dict(facts)).items()),
+        "## Measured",
+        *_measured(cohorts, metrics, agreement),
+        "## Limits",
+        _list(_limits(config, cohorts, scans)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def last_figures(metrics: Path) -> dict[str, str]:
+    """The step and the validation's figures of the newest row of a metrics.csv that has any; empty if there is none."""
+    try:
+        with metrics.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except OSError:
+        return {}
+    for row in reversed(rows):
+        found = {
+            name: value
+            for name, value in row.items()
+            if name and value and name.startswith(("validation", "paired", "best"))
+        }
+        if found:
+            return {"step": row.get("step") or "", **found}
+    return {}
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """A short name of a configuration's values, the same wherever its scans lie."""
+    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _data(cohort: Cohort) -> str:
+    patients = f" of {_count(cohort.patients, 'patient')}" if cohort.patients else ""
+    sites = ", ".join(f"{site} ({n})" for site, n in sorted(cohort.sites.items()))
+    return (
+        f"{cohort.domain.name} ({_WHAT[cohort.domain.modality]}): trained on {_count(len(cohort.training), 'scan')}"
+        f"{patients}; {len(cohort.held_out)} held out; {len(cohort.refused)} refused. "
+        f"Sites: {sites or 'not known'}."
+    )
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def _preparation(cohort: Cohort) -> str:
+    how = cohort.preparation
+    facts = {"orientation": how.orientation or "each scan's own"}
+    facts["spacing"] = " x ".join(f"{s:g}" if s else "own" for s in how.spacing) + " mm" if how.spacing else "own"
+    if how.modality == "ct":
+        facts["window"] = f"{how.window[0]:g} to {how.window[1]:g} HU"
+        if how.stretch:
+            facts["stretched"] = f"{how.stretch[0]:g} to {how.stretch[1]:g} HU"
+    elif how.modality == "mr":
+        facts["percentiles"] = f"{how.percentiles[0]:g} to {how.percentiles[1]:g}"
+        facts |= {name: "yes" for name in ("invert", "n4") if getattr(how, name)}
+        facts |= {"histogram": "standardized (Nyul)"} if how.landmarks else {}
+    if how.modality != "image":
+        facts["outside the body"] = "set to air" if how.foreground else "kept"
+    return f"{cohort.domain.name}: " + ", ".join(f"{name} {value}" for name, value in facts.items()) + "."
+
+
+def _training(config: Config) -> dict[str, str]:
+    size = " x ".join(map(str, config.sample.size))
+    losses = config.loss.model_dump()
+    return {
+        "Samples": f"{size} voxels" + (f", {config.sample.axes} planes" if len(config.sample.size) == 2 else ""),
+        "Losses": ", ".join(f"{name} {_plain(value)}" for name, value in losses.items()),
+    }
+
+
+def _plain(value: Any) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    on = [f"{name} {weight}" for name, weight in value.items() if weight]
+    return f"({', '.join(on) or 'off'})"
+
+
+def _measured(
+    cohorts: Mapping[str, Cohort], metrics: Mapping[str, str], agreement: Mapping[str, dict[str, Any] | None]
+) -> list[str]:
+    parts = ["No patient was held out, so nothing was measured on unseen scans."]
+    if metrics:
+        values = (f"{name}: {value}" for name, value in metrics.items() if name != "step")
+        parts = [
+            f"Validation at step {metrics.get('step')}, on the networks' scale from -1 to 1 unless the name says more:",
+            _list(values),
+        ]
+    ranges = []
+    for key, other in (("a", "b"), ("b", "a")):
+        record = agreement.get(key)
+        usual = recorded_range({"agreement": record})
+        if record is not None and usual is not None:
+            ends = ", ".join(f"{title} {usual[name][0]:.3f} to {usual[name][1]:.3f}" for name, title in FIGURES.items())
+            ranges.append(
+                f"From {cohorts[key].domain.name} to {cohorts[other].domain.name}: {ends} (5th to 95th percentile of "
+                f"{record['samples']} samples of {record['of']})."
+            )
+    if ranges:
+        parts += ["Structure agreement, with which `medcycle translate` compares every scan:", _list(ranges)]
+    return [*parts, "How right the values are was not measured here: `medcycle evaluate`, on paired scans of your own."]
+
+
+def _limits(config: Config, cohorts: Mapping[str, Cohort], scans: bool) -> list[str]:
+    if not scans:
+        return ["It knows pictures like those of its training; of others it makes anything."]
+    limits = [
+        "It can hallucinate: what it makes looks right where it is wrong; lesions may vanish or be invented. Only a "
+        "comparison with the truth shows that; the structure agreement and the residual map of `medcycle translate` "
+        "point at scans to look at, no more.",
+        "It knows the body region, contrasts (sequence, contrast agent, energy), devices, ages and diseases of its "
+        "training scans. It was not trained on any other, and does not notice when it is given one.",
+    ]
+    windows = {c.preparation.window for c in cohorts.values() if c.preparation.modality == "ct"}
+    limits += [f"HU outside {low:g} to {high:g} are clamped: metal is not told from bone." for low, high in windows]
+    if any(cohort.preparation.modality == "mr" for cohort in cohorts.values()):
+        limits.append(
+            "MR intensities are arbitrary: they are scaled by each scan's percentiles, and mean nothing alone."
+        )
+    few = [cohort.domain.name for cohort in cohorts.values() if len(cohort.training) < 20]
+    if few:
+        limits.append(f"It has seen few scans ({', '.join(few)}: under 20).")
+    if len(config.sample.size) == 2:
+        limits.append("Planes are translated one by one: values may jump from one to the next.")
+    return limits
+
+
+def _list(items: Iterable[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)
