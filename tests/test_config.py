@@ -124,6 +124,20 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
             "model.generator.downs 4 pads samples to a multiple of 16 voxels, more than sample.size [8, 8] has; take "
             "downs of at most 3",
         ),
+        (GOOD + "pairs: {}", "pairs: needs `path`, `validation` or both"),
+        (GOOD + "pairs:\n  path: folder", "c.yaml:5  pairs.path: found 'folder'; expected a .csv, or a list of [scan"),
+        (
+            GOOD + "pairs: {path: [[a.nii, b.nii], [c.nii]]}",
+            "pairs.path: found [['a.nii', 'b.nii'], ['c.nii']]; expected",
+        ),
+        (GOOD + "pairs: {path: []}", "pairs.path: found []; expected"),
+        (GOOD + "pairs: {path: p.csv, weight: 0}", "pairs.weight: input should be greater than 0"),
+        (GOOD + "pairs: {path: p.csv, wieght: 1}", "pairs.wieght: unknown key. Did you mean 'weight'?"),
+        (
+            GOOD.replace("modality: mr", "modality: image").replace("modality: ct", "modality: image")
+            + "pairs: {path: p.csv}",
+            "pictures have no patient coordinates",
+        ),
         (GOOD.replace("path: data/mr", "path: data/mr, patient: '('"), "is not a regular expression"),
         (GOOD.replace("path: data/mr", "path: data/mr, patient: 'x'"), "exactly one group"),
     ],
@@ -136,6 +150,19 @@ def test_overrides_are_read_as_yaml_and_win(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD + "train: {epochs: 3}\n")
     config = load_config(path, ["train.epochs=7", "sample.size=[64, 32, 16]", "prepare.spacing=null"])
     assert (config.train.epochs, config.sample.size, config.prepare.spacing) == (7, (64, 32, 16), None)
+
+
+def test_pairs_are_a_table_or_a_list(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    assert load_config(path).pairs is None
+    table = load_config(path, ["pairs.path=pairs.csv"])
+    assert table.pairs is not None
+    assert (table.pairs.path, table.pairs.validation, table.pairs.weight) == ("pairs.csv", None, 10)
+    listed = load_config(path, ["pairs.validation=[[a.nii, b.nii]]"])
+    assert listed.pairs is not None
+    assert listed.pairs.validation == (("a.nii", "b.nii"),)
+    for config in (table, listed):
+        assert parse_config(yaml.safe_load(dump_config(config))) == config
 
 
 def test_a_mistake_in_an_override_is_not_blamed_on_the_file(tmp_path: Path) -> None:

@@ -320,6 +320,36 @@ class Loss(Section):
     structure: Structure = Structure()
 
 
+class Pairs(Section):
+    """A few registered pairs: scans of both domains of one patient, in the same patient coordinates."""
+
+    path: str | tuple[tuple[str, str], ...] | None = None
+    """Pairs to train on besides: a .csv with a column for each domain, called by its name (or `a` and `b`; paths are
+    relative to the .csv), and `patient` where you have it; or a list of [scan of A, scan of B]. The scans may be in the
+    domains too. Pairs of held-out patients are measured instead."""
+    validation: str | tuple[tuple[str, str], ...] | None = None
+    """Pairs that are only measured, in the same form; their patients are held out of all training."""
+    weight: Annotated[float, Field(gt=0)] = 10.0
+    """Of the mean absolute error of both directions on one paired sample for every unpaired one; that of the
+    adversarial loss is 1."""
+
+    @field_validator("path", "validation", mode="before")
+    @classmethod
+    def _two_each(cls, value: Any) -> Any:
+        listed = isinstance(value, list | tuple) and len(value) > 0
+        if listed and all(isinstance(p, list | tuple) and [type(s) for s in p] == [str, str] for p in value):
+            return tuple(tuple(pair) for pair in value)
+        if value is not None and not (isinstance(value, str) and value.lower().endswith(".csv")):
+            raise ValueError(f"found {value!r}; expected a .csv, or a list of [scan of A, scan of B]")
+        return value
+
+    @model_validator(mode="after")
+    def _something(self) -> Pairs:
+        if self.path is None and self.validation is None:
+            raise ValueError("needs `path`, `validation` or both; take the section out if there are no pairs")
+        return self
+
+
 class Train(Section):
     """The schedule and the machine."""
 
@@ -375,6 +405,8 @@ class Config(Section):
     sample: Sample = Sample()
     model: Architecture = Architecture()
     loss: Loss = Loss()
+    pairs: Pairs | None = None
+    """null: none."""
     train: Train = Train()
 
     @model_validator(mode="after")
@@ -399,6 +431,10 @@ class Config(Section):
             problems.append("sample.augment's bias_field, motion, ghosting and spike need prepare.floor: -1")
         if self.prepare.cavities and not self.prepare.invert:
             problems.append("prepare.cavities is for prepare.invert: true; without it, air inside is dark anyway")
+        if self.pairs is not None and self.pictures:
+            problems.append(
+                "pairs are of scans (modality mr or ct, or 3D samples); pictures have no patient coordinates"
+            )
         problems += self._resizing()
         problems += self._of_scans()
         if not self._axes_in_order():

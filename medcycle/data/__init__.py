@@ -4,6 +4,7 @@ from medcycle.data.augment import Augment
 from medcycle.data.loader import BatchLoader
 from medcycle.data.natural import Picture, PictureSampler, PicturesError, device_can_hold, load_pictures, read_picture
 from medcycle.data.painting import render_ct, render_mr, write_cohort
+from medcycle.data.paired import PairedSampler, WithPairs
 from medcycle.data.phantom import Phantom, Tissue, body_mask, make_head
 from medcycle.data.unpaired import ALL, AXES, UnpairedSampler, check_sizes
 
@@ -12,12 +13,14 @@ __all__ = [
     "AXES",
     "Augment",
     "BatchLoader",
+    "PairedSampler",
     "Phantom",
     "Picture",
     "PictureSampler",
     "PicturesError",
     "Tissue",
     "UnpairedSampler",
+    "WithPairs",
     "body_mask",
     "check_sizes",
     "device_can_hold",

@@ -49,14 +49,19 @@ class Augment:
             modality: of the sample's domain: "mr", "ct" or "image".
             mirror: whether a mirror image is allowed at all.
         """
-        if rng.random() < self.flip and mirror:
-            array = array[:, ::-1]
-        if self.rotate or self.scale or self.translate:
-            array = _resample(array, *self._affine(array.shape[1:], rng))
+        array = self.geometry(array, rng, mirror=mirror)
         if modality == "mr":
             array = self._artefacts(array, rng)
         changed: Array = np.clip(array, -1, 1).astype(np.float32, order="C")
         return changed
+
+    def geometry(self, array: Array, rng: np.random.Generator, *, mirror: bool = True) -> Array:
+        """Mirrored, turned, scaled and shifted, all channels alike; without artefacts."""
+        if rng.random() < self.flip and mirror:
+            array = array[:, ::-1]
+        if self.rotate or self.scale or self.translate:
+            array = _resample(array, *self._affine(array.shape[1:], rng))
+        return array
 
     def _affine(
         self, size: tuple[int, ...], rng: np.random.Generator

@@ -6,10 +6,12 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import torch
+
+    Tensors: TypeAlias = tuple[torch.Tensor, ...]
 
 
 class Sampler(Protocol):
@@ -23,11 +25,14 @@ class Sampler(Protocol):
     def samples_per_epoch(self) -> int:
         """Samples that show the larger domain about once."""
 
-    def batch(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> tuple[Any, Any]:
-        """This process's share of the batch of one step: float32 arrays or tensors (batch, channel, *size)."""
+    def batch(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> tuple[Any, ...]:
+        """This process's share of the batch of one step: float32 arrays or tensors (batch, channel, *size).
+
+        Of domains A and B; of :class:`medcycle.data.WithPairs` then of registered pairs.
+        """
 
 
-class BatchLoader(Iterator["tuple[torch.Tensor, torch.Tensor]"]):
+class BatchLoader(Iterator["Tensors"]):
     """The batches of start_step, start_step + 1, ... without end, prepared ahead in background threads.
 
     Order and content do not depend on `workers`. Reading and NumPy release the interpreter lock, so threads do; a
@@ -58,12 +63,12 @@ class BatchLoader(Iterator["tuple[torch.Tensor, torch.Tensor]"]):
         self._rank, self._world = rank, world
         self._step = start_step  # the next one to be prepared
         self._ahead = 2 * workers
-        self._waiting: deque[Future[tuple[torch.Tensor, torch.Tensor]]] = deque()
+        self._waiting: deque[Future[Tensors]] = deque()
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="medcycle-batch") if workers > 0 else None
         self._closed = False
 
-    def __next__(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next step's (A, B), float32 tensors of shape (local batch, channel, *size)."""
+    def __next__(self) -> Tensors:
+        """The next step's (A, B), float32 tensors of shape (local batch, channel, *size), or what the sampler gives."""
         if self._closed:
             raise StopIteration
         if self._threads is None:
@@ -77,11 +82,12 @@ class BatchLoader(Iterator["tuple[torch.Tensor, torch.Tensor]"]):
         self._step += 1
         return batch
 
-    def _load(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _load(self, step: int) -> Tensors:
         import torch
 
-        a, b = (torch.as_tensor(x) for x in self._sampler.batch(step, self._batch_size, self._rank, self._world))
-        return (a.pin_memory(), b.pin_memory()) if self._pin else (a, b)
+        arrays = self._sampler.batch(step, self._batch_size, self._rank, self._world)
+        images = tuple(torch.as_tensor(array) for array in arrays)
+        return tuple(image.pin_memory() for image in images) if self._pin else images
 
     def close(self) -> None:
         """Stop the threads, waiting for the batches they are at; `next` then stops the iteration."""

@@ -7,6 +7,7 @@ from medcycle.prepare.cache import Cohort, CohortError, PreparedScan, prepare_co
 from medcycle.prepare.findings import Audit, DomainAudit, ScanAudit
 from medcycle.prepare.fitting import fit_landmarks
 from medcycle.prepare.foreground import find_foreground
+from medcycle.prepare.pairs import PreparedPair, prepare_pair
 from medcycle.prepare.preparation import Preparation
 from medcycle.prepare.remarks import swap_warning
 from medcycle.prepare.state import Prepared, PreparedState
@@ -18,6 +19,7 @@ __all__ = [
     "DomainAudit",
     "Preparation",
     "Prepared",
+    "PreparedPair",
     "PreparedScan",
     "PreparedState",
     "ScanAudit",
@@ -25,5 +27,6 @@ __all__ = [
     "find_foreground",
     "fit_landmarks",
     "prepare_cohort",
+    "prepare_pair",
     "swap_warning",
 ]

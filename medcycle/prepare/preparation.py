@@ -288,15 +288,12 @@ class Preparation:
                     f"{what} of {shape} voxels cannot be restored: the scan was prepared to {state.prepared_space}"
                 )
         low, high = state.scale if own_scale else self._restored_range()
-        if self.modality == "mr" and self.floor > -1:
-            array = np.maximum(2 / (1 - self.floor) * (array - self.floor) - 1, -1)
+        array = self._from_floor(array)
         unit = state.unit if own_scale else self.unit()
         if own_scale and state.landmarks and self.landmarks is not None:
             values = nyul.from_standard(self._sign * array, state.landmarks, self.landmarks)
         else:
-            if self.stretch is not None and self.modality == "ct":
-                array = intensity.stretch(array, self.window, self.stretch, back=True)
-            values = intensity.denormalize(self._sign * array, low, high)
+            values = self._denormalized(array, low, high)
         air = AIR_HU if unit == "HU" and low <= AIR_HU <= high else low
         if foreground is not None and self.modality != "image":
             values[:, ~foreground] = air
@@ -307,6 +304,24 @@ class Preparation:
         if state.ndim == 2:
             values = values[..., 0]
         return Volume(values, state.source_affine, unit)
+
+    def in_units(self, array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Values in [-1, 1], of any shape, in this domain's unit (HU, a.u., grey values), on the cohort's scale.
+
+        Raises:
+            ModelError: if this preparation has no scale yet (see :meth:`fitted`).
+        """
+        return self._denormalized(self._from_floor(array), *self._restored_range())
+
+    def _from_floor(self, array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        if self.modality == "mr" and self.floor > -1:
+            array = np.maximum(2 / (1 - self.floor) * (array - self.floor) - 1, -1)
+        return array
+
+    def _denormalized(self, array: npt.NDArray[np.float32], low: float, high: float) -> npt.NDArray[np.float32]:
+        if self.stretch is not None and self.modality == "ct":
+            array = intensity.stretch(array, self.window, self.stretch, back=True)
+        return intensity.denormalize(self._sign * array, low, high)
 
     def _restored_range(self) -> tuple[float, float]:
         if self.modality == "ct":

@@ -106,7 +106,7 @@ def bring_back(array: Floats, affine: Affine, space: Space, target: Affine, air:
     step = SpatialResample(mode="bilinear", padding_mode="border", align_corners=False, dtype=np.float32)
     back = step(_tracked(array, affine), dst_affine=_double(target), spatial_size=space)
     result: Floats = np.ascontiguousarray(back.numpy())
-    result[:, _outside(index, space, array.shape[1:])] = air
+    result[:, outside(index, space, array.shape[1:])] = air
     return result
 
 
@@ -143,14 +143,17 @@ def _exact_move(array: Floats, index: Affine, space: Space, air: float) -> Float
     return result
 
 
-def _outside(index: Affine, space: Space, present: Space) -> npt.NDArray[np.bool_]:
-    """Where a voxel of the wanted grid has its centre outside the present grid's voxels (half a voxel past centres)."""
-    outside = np.zeros(space, dtype=bool)
+def outside(index: Affine, space: Space, present: Space) -> npt.NDArray[np.bool_]:
+    """Where a voxel (i, j, k) of the wanted grid has its centre outside the present grid's voxels.
+
+    These reach half a voxel past their centres.
+    """
+    beyond = np.zeros(space, dtype=bool)
     i, j, k = np.ogrid[tuple(slice(n) for n in space)]
     for row, length in zip(index[:3], present, strict=True):
         place = row[0] * i + row[1] * j + row[2] * k + row[3]
-        outside |= (place < -0.5 - 1e-3) | (place > length - 0.5 + 1e-3)
-    return outside
+        beyond |= (place < -0.5 - 1e-3) | (place > length - 0.5 + 1e-3)
+    return beyond
 
 
 def _anti_alias(array: Floats, old: npt.NDArray[np.float64], new: npt.NDArray[np.float64]) -> Floats:

@@ -28,8 +28,8 @@ from medcycle.errors import ConfigError, ScanError
 from medcycle.io.files import refused_leaves_nothing
 from medcycle.io.find import PICTURES, suffix_of
 from medcycle.io.manifest import Row
-from medcycle.prepare import CohortError, Preparation, PreparedScan, fit_landmarks, prepare_cohort
-from medcycle.training.split import patients_of, rows_of, split
+from medcycle.prepare import CohortError, Preparation, PreparedPair, PreparedScan, fit_landmarks, prepare_cohort
+from medcycle.training.split import patients_of, scans_and_sides
 
 Progress = Callable[[int, int, str], None]
 CROP_MM = 10.0  # round the body, for prepare.crop
@@ -60,6 +60,21 @@ class Cohort:
     def channels(self) -> int:
         """Channels of every scan (a sample has as many for each of its planes)."""
         return int(self.training[0].channels)
+
+
+@dataclass
+class Pairs:
+    """The registered pairs that could be prepared.
+
+    Attributes:
+        training: to train on.
+        held_out: to be measured: of held-out patients, or named for it.
+        refused: a line for each pair that cannot be used.
+    """
+
+    training: list[PreparedPair] = field(default_factory=list)
+    held_out: list[PreparedPair] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
 
 
 def preparation(config: Config, domain: Domain) -> Preparation:
@@ -98,8 +113,7 @@ def prepare_domains(
         ConfigError, ScanError: see `rows_of`, `split`, `prepare_cohort` (the bad scans of both domains at once); no
             good scan is left to train on; and scans of one domain that differ in channels.
     """
-    rows = {key: rows_of(getattr(config.domains, key), key) for key in ("a", "b")}
-    sides = split(rows, config)
+    rows, _, sides = scans_and_sides(config)
     cohorts = {}
     failures = []
     for key in ("a", "b"):
@@ -174,21 +188,29 @@ def _prepared(
             f"sample.resize: works on picture files ({', '.join(PICTURES)}) only, and the domains hold others. Set "
             "sample.resize: null."
         )
-    settings: dict[str, Any] = {
-        # Starting a process takes as long as preparing some scans.
-        "workers": config.prepare.workers or min(workers, 1 + len(paths) // 8),
-        "series": {path: rows[key][path].series or domain.series for path in paths},
-        "resample_gaps": domain.resample_gaps,
-        "progress": progress,
-    }
+    settings = reading(config, domain, rows[key], paths) | {"progress": progress}
     cache = Path(config.prepare.cache)
-    # Planes of all directions are read from what is stored as axial ones.
-    axis = AXES.get(config.sample.axes, 2) if len(config.sample.size) == 2 else 2
     with refused_leaves_nothing(cache, "identities.json"):  # where no scan could be prepared
         if config.prepare.nyul:
             how = fit_landmarks([path for path in paths if sides[key][path] == "train"], how, cache, **settings)
-        cohort = prepare_cohort(paths, how, cache, axis=axis, strict=strict, **settings)
+        cohort = prepare_cohort(paths, how, cache, axis=slicing_axis(config), strict=strict, **settings)
     return how, cohort.scans, cohort.failures
+
+
+def reading(config: Config, domain: Domain, rows: Mapping[Path, Row], paths: Sequence[Path]) -> dict[str, Any]:
+    """How these scans of a domain are read, for :func:`medcycle.prepare.prepare_cohort`, and by how many processes."""
+    said = {path: rows[path].series if path in rows else None for path in paths}
+    return {
+        # Starting a process takes as long as preparing some scans.
+        "workers": config.prepare.workers or min(os.cpu_count() or 1, 1 + len(paths) // 8),
+        "series": {path: series or domain.series for path, series in said.items()},
+        "resample_gaps": domain.resample_gaps,
+    }
+
+
+def slicing_axis(config: Config) -> int:
+    """The axis that prepared arrays are sliced along; planes of all directions are read from axial ones."""
+    return AXES.get(config.sample.axes, 2) if len(config.sample.size) == 2 else 2
 
 
 def samplers(
@@ -267,10 +289,10 @@ def _fits(pictures: Any, size: Sequence[int], device: torch.device | None) -> bo
     )
 
 
-def data_digest(cohorts: dict[str, Cohort]) -> str:
+def data_digest(cohorts: dict[str, Cohort], pairs: Pairs | None = None) -> str:
     """Changes with the content or preparation of any scan, and with the split."""
     digest = hashlib.blake2b(digest_size=16)
-    for cohort in cohorts.values():
-        for scans in (cohort.training, cohort.held_out):
-            digest.update(repr([scan.key for scan in scans]).encode())
+    sides: list[Sequence[Any]] = [side for cohort in cohorts.values() for side in (cohort.training, cohort.held_out)]
+    for scans in (*sides, *((pairs.training, pairs.held_out) if pairs else ())):
+        digest.update(repr([scan.key for scan in scans]).encode())
     return digest.hexdigest()

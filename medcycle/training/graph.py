@@ -7,6 +7,7 @@ and from then on replayed on new images. Where that cannot be done, ordinary ste
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,38 +44,44 @@ class Stepper:
         self._hindrance = hindrance(gan, process or Processes()) if record else "train.cuda_graph is false"
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._inputs: tuple[Tensor, Tensor] | None = None
+        self._inputs: tuple[Tensor, ...] | None = None
         self._outputs: dict[str, Tensor] = {}
         if gan.device.type == "cuda" and self._hindrance:
             tell(f"The step is not recorded as a CUDA graph: {self._hindrance}")
 
-    def __call__(self, real_a: Tensor, real_b: Tensor) -> dict[str, Tensor]:
-        """As :func:`medcycle.training.step.training_step`."""
+    def __call__(self, real_a: Tensor, real_b: Tensor, *pair: Tensor) -> dict[str, Tensor]:
+        """As :func:`medcycle.training.step.training_step`; the images of a registered pair follow."""
         self._calls += 1
-        if self._hindrance or self._calls <= WARM_UP or not self._fits(real_a, real_b):
-            return training_step(self._gan, real_a, real_b, self._loss, self._microbatch)
+        images = real_a, real_b, *pair
+        if self._hindrance or self._calls <= WARM_UP or not self._fits(images):
+            return training_step(*self._arguments(images))
         before_step(self._gan, len(real_a), self._loss)
-        if self._graph is None and not self._record(real_a, real_b):
-            losses = step_on_device(self._gan, real_a, real_b, self._loss, self._microbatch)
+        if self._graph is None and not self._record(images):
+            losses = step_on_device(*self._arguments(images))
         else:
             assert self._graph is not None
             assert self._inputs is not None
-            self._inputs[0].copy_(real_a, non_blocking=True)
-            self._inputs[1].copy_(real_b, non_blocking=True)
+            for held, image in zip(self._inputs, images, strict=True):
+                held.copy_(image, non_blocking=True)
             self._graph.replay()
             losses = {name: value.clone() for name, value in self._outputs.items()}
         after_step(self._gan)
         return losses
 
-    def _fits(self, real_a: Tensor, real_b: Tensor) -> bool:
-        """Whether the images have the shapes that were recorded, if one was."""
-        return self._inputs is None or (self._inputs[0].shape, self._inputs[1].shape) == (real_a.shape, real_b.shape)
+    def _arguments(self, images: tuple[Tensor, ...]) -> tuple[Any, ...]:
+        """Of the step."""
+        real_a, real_b, *pair = images
+        return self._gan, real_a, real_b, self._loss, self._microbatch, tuple(pair) or None
 
-    def _record(self, real_a: Tensor, real_b: Tensor) -> bool:
+    def _fits(self, images: tuple[Tensor, ...]) -> bool:
+        """Whether the images have the shapes that were recorded, if one was."""
+        return self._inputs is None or [held.shape for held in self._inputs] == [image.shape for image in images]
+
+    def _record(self, images: tuple[Tensor, ...]) -> bool:
         """Record the step, which does not run it; the caches that recording leaves belong to the graph."""
         for group in (group for optimizer in self._gan.optimizers for group in optimizer.param_groups):
             group["lr"] = torch.tensor(float(group["lr"]), device=self._gan.device)
-        inputs = real_a.clone(), real_b.clone()
+        inputs = tuple(image.clone() for image in images)
         graph = torch.cuda.CUDAGraph()
         # The gradients shall be made again inside the recording, in the graph's own memory.
         for optimizer in self._gan.optimizers:
@@ -84,7 +91,7 @@ class Stepper:
         try:
             # Other threads go on copying batches to the device meanwhile.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                outputs = step_on_device(self._gan, *inputs, self._loss, self._microbatch)
+                outputs = step_on_device(*self._arguments(inputs))
         except RuntimeError as error:
             self._hindrance = (str(error).splitlines() or ["unknown"])[0]
             self._tell(f"The step cannot be recorded as a CUDA graph, ordinary steps go on: {self._hindrance}")

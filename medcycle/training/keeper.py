@@ -21,8 +21,9 @@ from medcycle.io.files import write_file
 from medcycle.model import DomainInfo, Model, save_model
 from medcycle.training.card import CARD, digest, last_figures, model_card
 from medcycle.training.checkpoint import save_checkpoint
-from medcycle.training.cohorts import Cohort, samples_as_translated
+from medcycle.training.cohorts import Cohort, Pairs, samples_as_translated
 from medcycle.training.losses import l1
+from medcycle.training.pairs import PairedErrors
 from medcycle.training.preview import Plane, preview
 from medcycle.training.runtime import Processes
 from medcycle.training.setup import generator_arguments
@@ -32,6 +33,7 @@ from medcycle.training.step import CycleGAN
 PRIVATE: dict[str, Any] = {
     "domains": {"a": {"path", "patient", "series"}, "b": {"path", "patient", "series"}},
     "prepare": {"cache"},
+    "pairs": {"path", "validation"},
 }
 FIXED_SAMPLES = 4  # shown in previews and measured in validation
 AGREEMENT_SAMPLES = 32  # whose structure agreement a model keeps
@@ -51,10 +53,14 @@ class Keeper:
         process: Processes,
         *,
         custom: bool,
+        pairs: Pairs | None = None,
     ) -> None:
         self.run, self.config, self.gan, self.cohorts, self.digest = run, config, gan, cohorts, digest
         self.process, self.custom, self.sampler = process, custom, fixed
         self.agreements: dict[str, dict[str, Any] | None] = {}  # of the models written last, by their source
+        self.pairs = pairs
+        preparations = cohorts["a"].preparation, cohorts["b"].preparation
+        self.paired_errors = PairedErrors(config, pairs.held_out if pairs else [], preparations)
         self.fixed = [tuple(torch.as_tensor(x).to(gan.device) for x in fixed.batch(n, 1)) for n in range(FIXED_SAMPLES)]
 
     @torch.no_grad()
@@ -73,9 +79,10 @@ class Keeper:
         return pictures
 
     def validate(self) -> dict[str, float]:
-        """Cycle and identity loss on fixed samples of held-out patients (none held out: nothing)."""
+        """Cycle and identity loss on fixed samples of held-out patients (none held out: nothing); paired errors."""
+        paired = self.paired_errors(self.gan) if self.process.first else {}
         if not self.process.first or not all(cohort.held_out for cohort in self.cohorts.values()):
-            return {}
+            return paired
         found: dict[str, list[float]] = {}
         for n in range(FIXED_SAMPLES):
             images = self.cycle(n)
@@ -84,7 +91,7 @@ class Keeper:
                     if image is not None:
                         real = images[f"real_{domain}"]
                         found.setdefault(f"validation_{name}_{domain}", []).append(float(l1(image, real)))  # type: ignore[arg-type]
-        return {name: float(np.mean(values)) for name, values in found.items()}
+        return {name: float(np.mean(values)) for name, values in found.items()} | paired
 
     def preview(self) -> None:
         """Write previews/step-N.png."""
@@ -140,6 +147,7 @@ class Keeper:
                 "direction": f"{source}_to_{target}",
                 "steps": self.gan.step,
                 "scans": {c.domain.name: len(c.training) for c in (first, second)},
+                **({"pairs": len(self.pairs.training)} if self.pairs else {}),
                 "sites": {c.domain.name: c.sites for c in (first, second) if c.sites},
                 "data": self.digest,
                 "agreement": self.agreement(source, target, network),
@@ -196,6 +204,7 @@ class Keeper:
                 "Scans": f"{len(a.training)} {a.domain.name}, {len(b.training)} {b.domain.name}; held out "
                 f"{len(a.held_out)} and {len(b.held_out)}"
                 + (f"; {refused} refused, see refused.txt" if refused else ""),
+                **({"Pairs": f"{len(self.pairs.training)}; measured {len(self.pairs.held_out)}"} if self.pairs else {}),
                 "Generator": json.dumps(self.config.model.generator.model_dump()) if not self.custom else "custom",
                 "Loss": json.dumps(self.config.loss.model_dump()),
                 "Precision": self.gan.precision,

@@ -23,10 +23,11 @@ from medcycle.device import is_out_of_memory, resolve_device, resolve_precision
 from medcycle.errors import CheckpointError, TrainingError
 from medcycle.io.files import refused_leaves_nothing, write_file
 from medcycle.training.checkpoint import checkpoints, read_checkpoint, restore_checkpoint
-from medcycle.training.cohorts import Cohort, data_digest, prepare_domains, samplers
+from medcycle.training.cohorts import Cohort, Pairs, data_digest, prepare_domains, samplers
 from medcycle.training.graph import Stepper
 from medcycle.training.keeper import Keeper, check_finite
 from medcycle.training.memory import choose, set_checkpointing, settings_that_fit
+from medcycle.training.pairs import prepare_pairs, with_pairs
 from medcycle.training.progress import Journal, SilentJournal
 from medcycle.training.runtime import (
     Processes,
@@ -51,7 +52,7 @@ from medcycle.training.setup import (
 
 # Settings that may differ when a run is resumed: they change neither the data nor the networks.
 FREE = (
-    *("domains.a.path", "domains.b.path", "prepare.cache", "prepare.workers"),
+    *("domains.a.path", "domains.b.path", "pairs.path", "pairs.validation", "prepare.cache", "prepare.workers"),
     *("train.device", "train.precision", "train.workers", "train.memory", "train.microbatch"),
     "train.cuda_graph",
     *("train.epochs", "train.decay_epochs", "train.learning_rate"),
@@ -115,16 +116,17 @@ def train(
         # --- Data: the first process prepares, the others then read its cache.
         if not process.first:
             process.wait()
-        cohorts = prepare_with_progress(config, console, strict=strict)
-        refused = refusals(cohorts)
+        cohorts, pairs = prepare_with_progress(config, console, strict=strict)
+        refused = refusals(cohorts, pairs)
         if process.first:
             process.wait()
             _write_refusals(run, refused)
-        sampler, fixed_sampler = samplers(config, cohorts, device)
-        digest = data_digest(cohorts)
+        unpaired, fixed_sampler = samplers(config, cohorts, device)
+        sampler = with_pairs(config, unpaired, pairs)
+        digest = data_digest(cohorts, pairs)
 
         # --- State
-        channels = sampler.channels
+        channels = unpaired.channels
         make = functools.partial(
             build_gan,
             config,
@@ -167,7 +169,9 @@ def train(
         say(memory.sentence())
 
         # --- Steps
-        keeper = Keeper(run, config, gan, cohorts, digest, fixed_sampler, process, custom=make_generator is not None)
+        keeper = Keeper(
+            run, config, gan, cohorts, digest, fixed_sampler, process, custom=make_generator is not None, pairs=pairs
+        )
         began = time.monotonic()
         step = Stepper(
             gan, loss_settings(config), memory.microbatch, record=config.train.cuda_graph, process=process, tell=say
@@ -193,8 +197,8 @@ def train(
             while gan.step < total and not stopped:
                 epoch = gan.step // steps_per_epoch
                 gan.set_learning_rate(learning_rate(config, epoch))
-                real_a, real_b = (images.to(device, non_blocking=True) for images in next(loader))
-                values = step(real_a, real_b)
+                real_a, real_b, *pair = (images.to(device, non_blocking=True) for images in next(loader))
+                values = step(real_a, real_b, *pair)
                 sums = {name: sums.get(name, 0) + value for name, value in values.items()}
                 count += 1
                 journal.tick(gan.step)
@@ -279,24 +283,27 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def refusals(cohorts: dict[str, Cohort]) -> list[str]:
-    """A line for every scan that cannot be used, with its domain and the reason."""
-    return [
+def refusals(cohorts: dict[str, Cohort], pairs: Pairs | None) -> list[str]:
+    """A line for every scan and pair that cannot be used, with its domain and the reason."""
+    scans = [
         f"domains.{key} ({cohort.domain.name}): {message}"
         for key, cohort in cohorts.items()
         for _, message in cohort.refused
     ]
+    return scans + (pairs.refused if pairs else [])
 
 
-def prepare_with_progress(config: Config, console: Console, *, strict: bool = False) -> dict[str, Cohort]:
-    """`prepare_domains` with a progress bar; lists the refused scans at the end."""
+def prepare_with_progress(
+    config: Config, console: Console, *, strict: bool = False
+) -> tuple[dict[str, Cohort], Pairs | None]:
+    """`prepare_domains` and `prepare_pairs` with a progress bar; lists what is refused at the end."""
+
+    def warn(text: str) -> None:
+        console.print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
+
     with scan_progress("preparing", console) as progress:
-        cohorts = prepare_domains(
-            config,
-            progress,
-            lambda text: console.print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True),
-            strict=strict,
-        )
+        cohorts = prepare_domains(config, progress, warn, strict=strict)
+        pairs = prepare_pairs(config, cohorts, progress, warn, strict=strict)
     for key, cohort in cohorts.items():
         console.print(
             f"domain {key} ({cohort.domain.name}): {len(cohort.training)} scans to train on, "
@@ -304,7 +311,11 @@ def prepare_with_progress(config: Config, console: Console, *, strict: bool = Fa
             highlight=False,
             soft_wrap=True,
         )
-    refused = refusals(cohorts)
+    if pairs is not None:
+        console.print(
+            f"pairs: {len(pairs.training)} to train on, {len(pairs.held_out)} measured", highlight=False, soft_wrap=True
+        )
+    refused = refusals(cohorts, pairs)
     if refused:
         console.print(
             f"[yellow]warning:[/] {len(refused)} scan(s) cannot be used and are left out (--strict stops here):",
@@ -313,4 +324,4 @@ def prepare_with_progress(config: Config, console: Console, *, strict: bool = Fa
         )
     for line in refused:
         console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
-    return cohorts
+    return cohorts, pairs

@@ -195,9 +195,10 @@ def step_bytes(
             set_checkpointing(gan, checkpointing)
             # On the CPU's fake tensors all is the same size as on a GPU's.
             images = [torch.empty((count, c, *size)) for c in channels]
+            pair = (images[0].clone(), images[1].clone()) if loss.paired else None
             with counter:
                 for a_to_b in (True, False):
-                    _, total, _ = generator_losses(gan, images[0], images[1], loss, a_to_b=a_to_b)
+                    _, total, _ = generator_losses(gan, images[0], images[1], loss, pair, a_to_b=a_to_b)
                     total.backward()
                     del total, _
                 if loss.r1 or loss.adversarial == "wgan-gp":  # else the discriminators' share is the smaller

@@ -19,7 +19,7 @@ from medcycle.networks import build_discriminator, build_generator
 from medcycle.prepare import Audit, audit, swap_warning
 from medcycle.training.cohorts import Progress, preparation
 from medcycle.training.setup import check_batch, check_sample, generator_arguments
-from medcycle.training.split import patients_of, rows_in, rows_of, split
+from medcycle.training.split import patients_of, rows_in, rows_of, scans_and_sides
 from medcycle.volume import Volume
 
 
@@ -28,8 +28,7 @@ def plan(config: Config) -> dict[str, str]:
     check_batch(config, int(os.environ.get("WORLD_SIZE", "1")))
     check_sample(config)
     facts = {}
-    rows = {key: rows_of(getattr(config.domains, key), key) for key in ("a", "b")}
-    sides = split(rows, config)
+    rows, pairs, sides = scans_and_sides(config)
     channels = []
     for key, found in rows.items():
         domain: Domain = getattr(config.domains, key)
@@ -49,6 +48,12 @@ def plan(config: Config) -> dict[str, str]:
             facts[f"warning {key}"] = warning
     if config.train.validation and not any("val" in side.values() for side in sides.values()):
         facts["validation"] = f"{config.train.validation:.0%} of the patients, rounded down, is nobody"
+    if config.pairs is not None:
+        of_side = Counter(side for _, side in pairs)
+        facts["pairs"] = (
+            f"{of_side['train']} to train on (weight {config.pairs.weight:g}), {of_side['val']} measured"
+            + (f", {of_side['test']} left out for testing" if of_side["test"] else "")
+        )
     a, b = (config.sample.planes * count for count in channels)
     with torch.device("meta"):
         generator = build_generator(**generator_arguments(config, a, b))

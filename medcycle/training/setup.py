@@ -113,7 +113,8 @@ def loss_settings(config: Config) -> LossSettings:
     """The losses' section as plain values."""
     settings = config.loss.model_dump()
     structure = StructureSettings(**settings["structure"], planes=config.sample.planes)
-    return LossSettings(**settings | {"structure": structure})
+    paired = config.pairs.weight if config.pairs and config.pairs.path is not None else 0.0
+    return LossSettings(**settings | {"structure": structure, "paired": paired})
 
 
 def learning_rate(config: Config, epoch: int) -> float:

@@ -6,7 +6,7 @@ import copy
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,15 @@ from medcycle.training.structure import StructureSettings, patch_nce_loss, struc
 
 PLACES = 256  # of an image, which PatchNCE compares (Park 2020, appendix C.1)
 
+Pair: TypeAlias = tuple[Tensor, Tensor]
+
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Kind of the adversarial loss and the weights of the others (identity is relative to cycle)."""
+    """Kind of the adversarial loss and the weights of the others (identity is relative to cycle).
+
+    `paired` counts where there are registered pairs.
+    """
 
     adversarial: Adversarial = "lsgan"
     cycle: float = 10.0
@@ -34,6 +39,7 @@ class LossSettings:
     masked: bool = False
     r1: float = 0.0
     mask: float = 0.0
+    paired: float = 0.0
     structure: StructureSettings = field(default_factory=StructureSettings)
 
 
@@ -191,7 +197,12 @@ def translated(network: nn.Module, loss: LossSettings, *images: Tensor) -> tuple
 
 
 def training_step(
-    gan: CycleGAN, real_a: Tensor, real_b: Tensor, loss: LossSettings, microbatch: int | None = None
+    gan: CycleGAN,
+    real_a: Tensor,
+    real_b: Tensor,
+    loss: LossSettings,
+    microbatch: int | None = None,
+    pair: Pair | None = None,
 ) -> dict[str, Tensor]:
     """One Adam step of both generators, then one of both discriminators (Zhu 2017, section 4 and 7.1).
 
@@ -201,12 +212,13 @@ def training_step(
         real_b: likewise of domain B.
         loss: kind and weights.
         microbatch: samples computed at once, their gradients added up; None takes the whole batch.
+        pair: images of A and of B that show the same places, each of the shape of `real_a` and `real_b`.
 
     Returns:
         Every loss by name, unweighted except the sum `generator`: float32 scalars on the device.
     """
     before_step(gan, len(real_a), loss)
-    means = step_on_device(gan, real_a, real_b, loss, microbatch)
+    means = step_on_device(gan, real_a, real_b, loss, microbatch, pair)
     after_step(gan)
     return means
 
@@ -228,13 +240,19 @@ def after_step(gan: CycleGAN) -> None:
 
 
 def step_on_device(
-    gan: CycleGAN, real_a: Tensor, real_b: Tensor, loss: LossSettings, microbatch: int | None
+    gan: CycleGAN,
+    real_a: Tensor,
+    real_b: Tensor,
+    loss: LossSettings,
+    microbatch: int | None,
+    pair: Pair | None = None,
 ) -> dict[str, Tensor]:
     """The step's arithmetic, which never waits for the device: see :func:`training_step`."""
     gan.pool_a.rewind()
     gan.pool_b.rewind()
     size = microbatch or len(real_a)
     parts = list(zip(real_a.split(size), real_b.split(size), strict=True))
+    pairs = list(zip(pair[0].split(size), pair[1].split(size), strict=True)) if pair else [None] * len(parts)
     shares = [len(part_a) / len(real_a) for part_a, _ in parts]
     means: dict[str, Tensor] = {}
     fakes: list[tuple[Tensor, Tensor]] = []
@@ -245,7 +263,7 @@ def step_on_device(
         (part_a, part_b), share = parts[part], shares[part]
 
         def direction(a_to_b: bool) -> tuple[dict[str, Tensor], Tensor]:
-            losses, total, fake = generator_losses(gan, part_a, part_b, loss, a_to_b=a_to_b)
+            losses, total, fake = generator_losses(gan, part_a, part_b, loss, pairs[part], a_to_b=a_to_b)
             backward(total * share, gan.generator_scaler)
             return losses | {"generator": total}, fake.detach()
 
@@ -283,9 +301,11 @@ def step_on_device(
 
 
 def generator_losses(
-    gan: CycleGAN, real_a: Tensor, real_b: Tensor, loss: LossSettings, *, a_to_b: bool
+    gan: CycleGAN, real_a: Tensor, real_b: Tensor, loss: LossSettings, pair: Pair | None = None, *, a_to_b: bool
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """One direction's share of the generators' losses (Zhu 2017, eq. 1 to 3 and section 5.2; masks: Chen 2018).
+
+    Of a registered pair, the L1 distance between what is made of one image and the other (Isola 2017, eq. 3).
 
     Returns:
         Them by name, their weighted sum to minimize, and the images that were made.
@@ -310,9 +330,14 @@ def generator_losses(
         if gan.projections:
             projections = gan.projections[0 if a_to_b else 1]
             losses[f"patch_nce_{target}"] = patch_nce_loss(there, projections, real, fake, gan.draws)
+        if pair is not None:
+            given, wanted = pair if a_to_b else pair[::-1]
+            losses[f"paired_{target}"] = l1(there(given), wanted, body(given) if loss.masked else None)
     total = losses[f"adversarial_{target}"] + loss.cycle * losses[f"cycle_{source}"]
     if loss.identity:
         total = total + loss.cycle * loss.identity * losses[f"identity_{target}"]
+    if pair is not None:
+        total = total + loss.paired * losses[f"paired_{target}"]
     if gan.projections:
         total = total + loss.structure.patch_nce * gan.ramp * losses[f"patch_nce_{target}"]
     for name, (weight, value) in structure_losses(loss.structure, real, fake).items():

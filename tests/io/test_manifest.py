@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from medcycle.errors import ScanError
-from medcycle.io.manifest import Row, read_manifest
+from medcycle.io.manifest import PairRow, Row, read_manifest, read_pairs
 
 
 @pytest.fixture
@@ -89,3 +89,29 @@ def test_more_cells_than_columns_are_refused(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("path,patient\na.nii.gz,P1,more\n")
     with pytest.raises(ScanError, match=r"c\.csv:2: more cells than the first line has columns"):
         read_manifest(tmp_path / "c.csv")
+
+
+def test_pairs_by_the_domains_names_or_by_a_and_b(table: Path) -> None:
+    a, b, c = (table.parent / f"{name}.nii" for name in "abc")
+    table.write_text(f"ct;patient;mr\nb.nii;007;a.nii\n;;\n{c};;series\n")
+    found = read_pairs(table, ("mr", "ct"))
+    assert found == [PairRow(a, b, "007", f"{table}:2"), PairRow(table.parent / "series", c, None, f"{table}:4")]
+    table.write_text("a,b\na.nii,b.nii\n")
+    assert read_pairs(table, ("mr", "ct")) == [PairRow(a, b, None, f"{table}:2")]
+    assert read_pairs(table, ("b", "a")) == [PairRow(b, a, None, f"{table}:2")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mr,b,a\na.nii,b.nii,c.nii\n", "two columns of one name"),
+        ("mr\na.nii\n", r"no column 'b' or 'ct'"),
+        ("mr,ct\n,b.nii\n", r"cohort\.csv:2: names only one scan, b\.nii"),
+        ("mr,ct\na.nii,x.nii\n", r"cohort\.csv:2: no such file or folder: .*x\.nii"),
+        ("mr,ct\n,\n", "no pairs listed"),
+    ],
+)
+def test_wrong_tables_of_pairs_are_refused(table: Path, text: str, message: str) -> None:
+    table.write_text(text)
+    with pytest.raises(ScanError, match=message):
+        read_pairs(table, ("mr", "ct"))

@@ -102,6 +102,19 @@ def test_a_replay_follows_the_spectral_norms(recorder: list[Recorded]) -> None:
     assert len(recorder) == 1
 
 
+def test_a_replay_reads_new_pairs(recorder: list[Recorded]) -> None:
+    one, two, loss = make_gan(), make_gan(), LossSettings(paired=10)
+    stepper = Stepper(two, loss)
+    data = samples(2 * WARM_UP + 4)
+    for (a, b), (pair_a, pair_b) in zip(data[::2], data[1::2], strict=True):
+        expected = training_step(one, a, b, loss, None, (pair_a, pair_b))
+        found = stepper(a, b, pair_a, pair_b)
+        assert {name: float(value) for name, value in expected.items()} == pytest.approx(
+            {name: float(value) for name, value in found.items()}, rel=1e-5
+        )
+    assert len(recorder) == 1
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

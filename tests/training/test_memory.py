@@ -82,6 +82,13 @@ def test_two_directions_at_once_need_twice_the_inner_values() -> None:
     assert 1.5 * one < two < 2 * one
 
 
+def test_a_pair_needs_the_inner_values_of_one_more_image() -> None:
+    make = maker(make_config([128, 128]))
+    samples = 1, (1, 1), (128, 128)
+    without, paired = (step_bytes(make, False, samples, loss=LossSettings(paired=w)) or 0 for w in (0, 1))
+    assert 1.1 * without < paired < 1.5 * without
+
+
 def test_checkpointing_needs_less() -> None:
     make = maker(make_config([128, 128]))
     whole, frugal = (step_bytes(make, flag, (1, (1, 1), (128, 128))) for flag in (False, True))
