@@ -317,6 +317,10 @@ class Loss(Section):
     this is; 10 there). Steadies discriminators that win too early; a step takes about a twentieth longer."""
     mask: Annotated[float, Field(ge=0)] = 0.0
     """Mean of the generators' masks (the sparse loss of Chen 2018); model.generator.kind masked only."""
+    values: Annotated[float, Field(ge=0)] = 0.0
+    """mr, ct: distance of the values inside the body of made and real samples as distributions (Wasserstein): as much
+    bone as there should be. For samples of the same part of the body (`sample.match_position`); needs
+    `prepare.foreground`."""
     structure: Structure = Structure()
 
 
@@ -424,6 +428,10 @@ class Config(Section):
         if self.loss.masked and not self._bodies():
             problems.append(
                 "loss.masked needs the body: prepare.foreground true (or null), and domains that are mr or ct"
+            )
+        if self.loss.values and not self._bodies():
+            problems.append(
+                "loss.values needs the body: prepare.foreground true (or null), and domains that are mr or ct"
             )
         if self.prepare.floor > -1 and not self._bodies():
             problems.append("prepare.floor needs the body: prepare.foreground true (or null), and mr with ct or mr")

@@ -6,6 +6,7 @@ Adversarial losses take logits of any shape and average over all of them, so 2D 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
@@ -14,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from torch.nn.functional import relu
+
+QUANTILES = 256
 
 Adversarial: TypeAlias = Literal["lsgan", "bce", "hinge", "wgan-gp"]
 
@@ -99,6 +102,29 @@ def l1(prediction: Tensor, target: Tensor, inside: Tensor | None = None) -> Tens
     `inside`: (batch, 1, *space), the voxels that count; None: all.
     """
     return mean((prediction.float() - target.float()).abs(), inside)
+
+
+def value_distance(made: Tensor, real: Tensor) -> Tensor:
+    """How far the values inside the body of made and of real images are apart as distributions, wherever they lie.
+
+    The first Wasserstein distance in one dimension: the mean difference of quantiles (Rabin 2011, eq. 2, of one slice).
+    It knows how much bone there should be, which a discriminator of patches has no number for.
+
+    Args:
+        made: (batch, channel, *space) in [-1, 1]; what is exactly -1 is air outside the body and does not count.
+        real: likewise.
+    """
+    return (_quantiles(made) - _quantiles(real.detach())).abs().mean()
+
+
+def _quantiles(images: Tensor) -> Tensor:
+    """(batch, QUANTILES) of the values above -1; no shape depends on how many these are."""
+    values = images.float().flatten(1)
+    inside = values > -1
+    rising = torch.where(inside, values, math.inf).sort(dim=1).values
+    at = torch.linspace(0, 1, QUANTILES, device=values.device) * (inside.sum(1, keepdim=True) - 1).clamp_min(0)
+    picked: Tensor = rising.gather(1, at.long())
+    return torch.where(picked.isfinite(), picked, -1.0)  # of an image of air
 
 
 def mean(values: Tensor, inside: Tensor | None = None) -> Tensor:

@@ -15,7 +15,15 @@ from torch.nn.modules.dropout import _DropoutNd as _Dropout
 from medcycle.device import autocast
 from medcycle.errors import TrainingError
 from medcycle.networks import MaskedGenerator, follow_spectral_norms
-from medcycle.training.losses import Adversarial, discriminator_loss, generator_loss, gradient_penalty, l1, r1
+from medcycle.training.losses import (
+    Adversarial,
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+    l1,
+    r1,
+    value_distance,
+)
 from medcycle.training.pool import ImagePool
 from medcycle.training.runtime import average_gradients, in_turn
 from medcycle.training.structure import StructureSettings, patch_nce_loss, structure_losses
@@ -40,6 +48,7 @@ class LossSettings:
     r1: float = 0.0
     mask: float = 0.0
     paired: float = 0.0
+    values: float = 0.0
     structure: StructureSettings = field(default_factory=StructureSettings)
 
 
@@ -343,6 +352,9 @@ def generator_losses(
     for name, (weight, value) in structure_losses(loss.structure, real, fake).items():
         losses[f"{name}_{target}"] = value
         total = total + weight * gan.ramp * value
+    if loss.values:
+        losses[f"values_{target}"] = value_distance(torch.where(body(real), fake, -1.0), other)
+        total = total + loss.values * gan.ramp * losses[f"values_{target}"]
     if mask is not None:
         losses[f"mask_{target}"] = mask.mean()
         total = total + loss.mask * losses[f"mask_{target}"]

@@ -5,8 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
-from medcycle.training.losses import Adversarial, discriminator_loss, generator_loss, gradient_penalty, l1, r1
+from medcycle.training.losses import (
+    Adversarial,
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+    l1,
+    r1,
+    value_distance,
+)
 
 rng = np.random.default_rng(0)
 REAL, FAKE = rng.normal(size=(2, 1, 5, 6)), rng.normal(size=(2, 1, 5, 6))
@@ -98,3 +107,20 @@ def test_r1_of_separate_patches_does_not_depend_on_their_number(size: int) -> No
     assert float(found) == pytest.approx(float(critic.weight.square().sum()) / 2, rel=1e-5)
     found.backward()
     torch.testing.assert_close(critic.weight.grad, critic.weight.detach())
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 16, 12), (2, 2, 6, 8, 5)])
+def test_value_distance_is_that_of_scipy_inside_the_body(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    made, real = (torch.rand(shape, generator=generator) * scale - 0.5 for scale in (1.0, 0.6))
+    made[..., :3], real[..., 2:6] = -1, -1
+    expected = np.mean([stats.wasserstein_distance(m[m > -1], r[r > -1]) for m, r in zip(made, real, strict=True)])
+    assert float(value_distance(made, real)) == pytest.approx(expected, abs=5e-3)
+    assert float(value_distance(made, made.flip(2))) == 0  # wherever they lie
+    air = torch.full_like(made, -1)
+    assert float(value_distance(air, air)) == 0
+    made.requires_grad_(True)
+    value_distance(made, real).backward()
+    assert made.grad is not None
+    assert made.grad.isfinite().all()
+    assert not made.grad[..., :3].any()
