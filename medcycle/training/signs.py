@@ -6,7 +6,8 @@ was made in B with the A it was made from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -27,7 +28,7 @@ Images: TypeAlias = Mapping[str, Tensor | None]
 DIRECTIONS = (("a", "b"), ("b", "a"))
 
 SAMPLES = 16  # pairs of samples that go through the generators
-REALS = 32  # samples of each domain that outputs are compared with; the first SAMPLES are those
+REALS = 64  # others of each domain that outputs are compared with
 BODY = AIR + 0.1  # brighter than this is no air
 VOXELS = 2**18  # of a sample that mutual information looks at
 PICTURE = 32, 128  # smallest and largest width of the pictures that features are taken of
@@ -45,13 +46,23 @@ class Signs:
 
     def __init__(self, fixed: Sampler, device: torch.device, *, air: bool) -> None:
         self.device, self.air = device, air
-        drawn = [tuple(torch.as_tensor(x).cpu() for x in fixed.batch(n, 1)) for n in range(REALS)]
-        self.pairs = drawn[:SAMPLES]
         self._extractor = StandIn(str(device))
-        self._real = {
-            domain: self._features([pictures(pair[n].to(device)) for pair in drawn]) for n, domain in enumerate("ab")
+        self.pairs = [self._drawn(fixed, n) for n in range(SAMPLES)]
+        others = (self._drawn(fixed, SAMPLES + n) for n in range(REALS))
+        shown = [[pictures(image) for image in pair] for pair in itertools.chain(self.pairs, others)]
+        features = {domain: self._features([pair[n] for pair in shown]) for n, domain in enumerate("ab")}
+        given = {domain: found[:SAMPLES] for domain, found in features.items()}
+        self._real = {domain: found[SAMPLES:] for domain, found in features.items()}
+        # How far the inputs are from the domain they are to go to; at least what chance sets real samples apart by.
+        self._apart = {
+            target: max(self._distance(given[source], target), abs(self._distance(given[target], target)), _TINY)
+            for source, target in DIRECTIONS
         }
-        self._apart = max(full_kernel_distance(self._real["a"], self._real["b"]), _TINY)
+
+    @staticmethod
+    def _drawn(fixed: Sampler, n: int) -> tuple[Tensor, Tensor]:
+        a, b = (torch.as_tensor(x).cpu() for x in fixed.batch(n, 1))
+        return a, b
 
     def pair(self, n: int) -> tuple[Tensor, Tensor]:
         """The n-th fixed samples of A and B, (1, channel, *space), on the device."""
@@ -107,16 +118,16 @@ class Signs:
         an output that has nothing to do with its input, or that is the input itself.
         """
         names = {"agreement": "mind", "cycle": "cycle", "kernel_distance": "kernel_distance", "balance": "mind_ratio"}
-        value = float(np.mean([figures[f"{names[criterion]}_{domain}"] for domain in "ab"]))
+        values = [figures[f"{names[criterion]}_{domain}"] for domain in "ab"]
         if criterion == "balance":
-            value += float(np.mean([figures[f"kernel_distance_{domain}"] for domain in "ab"])) / self._apart
-        return value
+            values += [figures[f"kernel_distance_{domain}"] / self._apart[domain] for domain in "ab"]
+        return sum(values) / 2
 
     def _distance(self, features: npt.NDArray[np.float64], domain: str) -> float:
         """NaN where the outputs are not finite."""
         return full_kernel_distance(features, self._real[domain]) if np.isfinite(features).all() else float("nan")
 
-    def _features(self, shown: list[Tensor]) -> npt.NDArray[np.float64]:
+    def _features(self, shown: Sequence[Tensor]) -> npt.NDArray[np.float64]:
         """Of medcycle-standin-v1, of what :func:`pictures` gives of every image; those of one stand side by side."""
         return np.stack([self._extractor.features(found).double().flatten().numpy() for found in shown])
 
@@ -142,9 +153,9 @@ class _Direction:
         self._edges = edges if self._edges is None else self._edges + edges
         for name, image in (("made", made), ("real", real)):
             image = image.float()
-            found = self._sums.setdefault(name, [torch.zeros_like(image), torch.zeros_like(image)])
-            found[0] += image
-            found[1] += image.square()
+            first, total, squares = self._sums.setdefault(name, [image, image * 0, image * 0])
+            total += image - first  # or what is the same in all would be lost in the rounding of its square
+            squares += (image - first).square()
 
     def figures(self, mind: float) -> dict[str, float]:
         """Those that need all outputs; `mind` is their mean MIND distance to their own inputs."""
@@ -152,7 +163,7 @@ class _Direction:
         count = len(self.pictures)
         spread = {
             name: float((squares / count - (total / count).square()).clamp_min(0).sqrt().mean())
-            for name, (total, squares) in self._sums.items()
+            for name, (_, total, squares) in self._sums.items()
         }
         found = {
             "mind_ratio": mind / max(float(torch.stack(self._unmatched).mean()), _TINY),
