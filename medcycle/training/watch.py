@@ -1,8 +1,8 @@
 """Alarms: what is wrong with a training, told when it begins and when it ends, and the stop when numbers break.
 
 An alarm is judged at every checkpoint, from the signs (:mod:`medcycle.training.signs`) and the losses of the steps
-before; it begins when PATIENCE judgements in a row find it, so that an unlucky moment, or the first steps, are none. As
-it depends on the rows of metrics.csv alone, a run that goes on knows what the one before it saw.
+before; it begins when PATIENCE judgements in a row find it, none of them in the first GRACE steps, when networks are
+still as they were drawn. As it depends on the rows of metrics.csv alone, a run that goes on knows what the one before it saw.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from medcycle.training.runtime import Processes
 from medcycle.training.step import CycleGAN
 
 PATIENCE = 3  # judgements in a row
+GRACE = 500  # steps
 DISPLACED = 2.0  # voxels
 UNMATCHED = 0.95  # of the MIND distance to another sample's input
 PERFECT = 0.01  # of the loss of a discriminator that guesses
@@ -88,9 +89,7 @@ def _displacement(figures: Figures, names: Names) -> str:
             continue  # an output that is always the same has no place of its own
         shift, ratio = figures.get(f"displacement_{target}", 0.0), figures.get(f"mind_ratio_{target}", 0.0)
         if shift >= DISPLACED:
-            found.append(
-                f"edges of {names[target]} lie {shift:.0f} voxels beside those of the {names[source]} it is of"
-            )
+            found.append(f"edges of {names[target]} lie {shift:.0f} voxels beside those of its {names[source]}")
         if ratio >= UNMATCHED:
             found.append(
                 f"{names[target]} agrees with the {names[source]} it is made from hardly better than with another one "
@@ -215,7 +214,8 @@ class Watch:
     def _judge(self, kind: Kind, step: int, found: str) -> float:
         """Begin or end an episode."""
         now = next((e for e in reversed(self.episodes) if e.kind is kind and e.end is None), None)
-        self._streaks[kind.key] = self._streaks[kind.key] + 1 if found else 0
+        counts = found and (step > GRACE or kind.patience == 1)
+        self._streaks[kind.key] = self._streaks[kind.key] + 1 if counts else 0
         if now is None and self._streaks[kind.key] >= kind.patience:
             now = Episode(kind, found, step)
             self.episodes.append(now)
