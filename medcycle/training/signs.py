@@ -80,7 +80,8 @@ class Signs:
         :mod:`medcycle.similarity`; `mind_ratio`, of `mind` to that of an output with another sample's input: 1 when
         outputs have nothing to do with their inputs; `displacement` in voxels, see :func:`displacement`; `polarity`,
         see :func:`polarity`; `variety`, the standard deviation of a voxel over the outputs in that over real samples;
-        `kernel_distance`, see :func:`kernel_distance`, of the outputs' features to those of real samples; `spread`, the standard deviation of the discriminator's answers. `score`: by the criterion.
+        `kernel_distance`, see :func:`kernel_distance`, of the outputs' features to those of real samples; `spread`, the
+        standard deviation of the discriminator's answers. `score`: by the criterion.
 
         Args:
             images_of: index -> what the generators make of that pair: real_, fake_, cycle_, same_ and scores_ of a and
@@ -214,7 +215,7 @@ def polarity(given: Tensor, made: Tensor) -> Tensor | None:
 
 
 def kernel_distance(x: Array, y: Array) -> float:
-    """Unbiased squared MMD (Gretton 2012, eq. 3; as KID, Binkowski 2018) with a Gaussian kernel; may be a little below 0.
+    """Unbiased squared MMD (Gretton 2012, eq. 3; as KID, Binkowski 2018) with a Gaussian kernel; may fall below 0.
 
     KID's cubic kernel is at the mercy of outliers: of 16 simulated heads' slices against 64, chance alone moved it as
     much as taking MR for CT; this one, on standardized features, by a thirtieth of that. The bandwidth is the median

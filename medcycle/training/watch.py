@@ -2,7 +2,8 @@
 
 An alarm is judged at every checkpoint, from the signs (:mod:`medcycle.training.signs`) and the losses of the steps
 before; it begins when PATIENCE judgements in a row find it, none of them in the first GRACE steps, when networks are
-still as they were drawn. As it depends on the rows of metrics.csv alone, a run that goes on knows what the one before it saw.
+still as they were drawn. As it depends on the rows of metrics.csv alone, a run that goes on knows what the one before
+it saw.
 """
 
 from __future__ import annotations
