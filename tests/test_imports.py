@@ -33,7 +33,7 @@ ARROWS: dict[str, set[str]] = {
     "console": set(),
     "notices": set(),
     "training": {"config", "console", "device", "model", "data", "prepare", "networks", "io", "volume", "errors"}
-    | {"similarity", "agreement", "evaluation"},  # the latter: the report page, which both rooms write
+    | {"similarity", "agreement", "evaluation"},  # the latter: the report page, which both rooms write; features
     "benchmark": {"config", "console", "training", "inference", "evaluation", "data", "device", "io", "errors"},
     "demo": {"config", "console", "training", "inference", "evaluation", "data", "io"},
     "cli": {"config", "console", "notices", "benchmark", "demo", "training", "inference", "evaluation", "data", "io"}

@@ -112,6 +112,7 @@ def write_training_report(
     pictures: Sequence[tuple[str, bytes]],
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     facts: Mapping[str, str],
+    alarms: Sequence[tuple[str, int, int | None, str, str]] | None = None,
 ) -> Path:
     """Write the report of a training run.
 
@@ -121,6 +122,7 @@ def write_training_report(
         pictures: (caption, PNG file content) of previews, the most telling first.
         curves: name -> (steps, values); values that are not finite leave gaps.
         facts: what to know of the run, as printed (settings, time, device, ...).
+        alarms: (title, first step, step it ended at or None, what was found, what to do); None leaves the section out.
 
     Raises:
         ScanError: when the file cannot be written.
@@ -133,6 +135,17 @@ def write_training_report(
             {"name": name, "src": data_uri(curve_png(name, steps, values))} for name, (steps, values) in curves.items()
         ],
         facts=facts,
+        alarms=None
+        if alarms is None
+        else [
+            {
+                "title": title,
+                "when": f"from step {begin} " + ("on" if end is None else f"to {end}"),
+                "found": found,
+                "advice": advice,
+            }
+            for title, begin, end, found, advice in alarms
+        ],
     )
     write_file(Path(path), page)
     return Path(path)

@@ -1,13 +1,13 @@
-"""What a run keeps: checkpoints, exported models, previews, the report; and the diagnosis when a loss breaks."""
+"""What a run keeps: checkpoints, exported models, the best among them, previews, the report."""
 
 from __future__ import annotations
 
-import io
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,18 +16,19 @@ from medcycle.agreement import agreement_range
 from medcycle.config import Config
 from medcycle.data.loader import Sampler
 from medcycle.data.unpaired import ALL
-from medcycle.errors import TrainingError
+from medcycle.errors import ModelError
 from medcycle.io.files import write_file
-from medcycle.model import DomainInfo, Model, save_model
+from medcycle.model import DomainInfo, Model, read_header, save_model
 from medcycle.training.card import CARD, digest, last_figures, model_card
 from medcycle.training.checkpoint import save_checkpoint
 from medcycle.training.cohorts import Cohort, Pairs, samples_as_translated
-from medcycle.training.losses import l1
 from medcycle.training.pairs import PairedErrors
 from medcycle.training.preview import Plane, preview
 from medcycle.training.runtime import Processes
 from medcycle.training.setup import generator_arguments
+from medcycle.training.signs import SAMPLES, Signs
 from medcycle.training.step import CycleGAN
+from medcycle.training.watch import Episode
 
 # Not told to whom a model is given: file names may name patients.
 PRIVATE: dict[str, Any] = {
@@ -35,8 +36,9 @@ PRIVATE: dict[str, Any] = {
     "prepare": {"cache"},
     "pairs": {"path", "validation"},
 }
-FIXED_SAMPLES = 4  # shown in previews and measured in validation
 AGREEMENT_SAMPLES = 32  # whose structure agreement a model keeps
+BEST = "best"  # folder of the best models, in the run's
+SHOWN = 2  # fixed samples in a preview
 
 
 class Keeper:
@@ -56,17 +58,22 @@ class Keeper:
         pairs: Pairs | None = None,
     ) -> None:
         self.run, self.config, self.gan, self.cohorts, self.digest = run, config, gan, cohorts, digest
-        self.process, self.custom, self.sampler = process, custom, fixed
+        self.process, self.custom, self.pairs = process, custom, pairs
         self.agreements: dict[str, dict[str, Any] | None] = {}  # of the models written last, by their source
-        self.pairs = pairs
         preparations = cohorts["a"].preparation, cohorts["b"].preparation
         self.paired_errors = PairedErrors(config, pairs.held_out if pairs else [], preparations)
-        self.fixed = [tuple(torch.as_tensor(x).to(gan.device) for x in fixed.batch(n, 1)) for n in range(FIXED_SAMPLES)]
+        self.held_out = all(cohort.held_out for cohort in cohorts.values())
+        self.prefix = "validation_" if self.held_out else "seen_"
+        """Of the signs' columns: measured on patients who are held out, or on scans that are trained on."""
+        if process.first:
+            pictures = any(cohort.domain.modality == "image" for cohort in cohorts.values())
+            self.signs = Signs(fixed, gan.device, air=not pictures)
+            self.best = self._best_so_far()
 
     @torch.no_grad()
     def cycle(self, n: int) -> dict[str, Tensor | None]:
         """Everything the exported generators make of one fixed pair of samples."""
-        gan, (real_a, real_b) = self.gan, self.fixed[n]
+        gan, (real_a, real_b) = self.gan, self.signs.pair(n)
         a_to_b, b_to_a = gan.average_a_to_b.eval(), gan.average_b_to_a.eval()
         fake_b, fake_a = a_to_b(real_a), b_to_a(real_b)
         same = self.config.loss.identity > 0
@@ -78,20 +85,39 @@ class Keeper:
             network.train()
         return pictures
 
+    @torch.no_grad()
+    def judged(self, n: int) -> dict[str, Tensor | None]:
+        """The same, and what the discriminators answer to the real and the generated ones together."""
+        images = self.cycle(n)
+        for domain, critic in (("a", self.gan.discriminator_a), ("b", self.gan.discriminator_b)):
+            critic.eval()  # or batch norm would take notice of these images
+            images[f"scores_{domain}"] = torch.cat([critic(images[f"{kind}_{domain}"]) for kind in ("real", "fake")])
+            critic.train()
+        return images
+
     def validate(self) -> dict[str, float]:
-        """Cycle and identity loss on fixed samples of held-out patients (none held out: nothing); paired errors."""
-        paired = self.paired_errors(self.gan) if self.process.first else {}
-        if not self.process.first or not all(cohort.held_out for cohort in self.cohorts.values()):
-            return paired
-        found: dict[str, list[float]] = {}
-        for n in range(FIXED_SAMPLES):
-            images = self.cycle(n)
-            for domain in "ab":
-                for name, image in (("cycle", images[f"cycle_{domain}"]), ("identity", images[f"same_{domain}"])):
-                    if image is not None:
-                        real = images[f"real_{domain}"]
-                        found.setdefault(f"validation_{name}_{domain}", []).append(float(l1(image, real)))  # type: ignore[arg-type]
-        return {name: float(np.mean(values)) for name, values in found.items()} | paired
+        """The signs on fixed samples, and paired errors, by column; writes RUN/best if they are the best so far."""
+        if not self.process.first:
+            return {}
+        found = self.signs.measure(self.judged, self.config.train.best)
+        score = found.get("score", math.nan)
+        if score < self.best[0]:
+            self.best = score, self.gan.step
+            self.export_both(self.run / BEST, best={"criterion": self.config.train.best, "score": score})
+        return {f"{self.prefix}{name}": value for name, value in found.items()} | self.paired_errors(self.gan)
+
+    def _best_so_far(self) -> tuple[float, int]:
+        """Score and step of RUN/best, where both its files are of the same step of this run's past; else infinity."""
+        found = []
+        for source, target in (("a", "b"), ("b", "a")):
+            try:
+                facts = read_header(self.model_path(source, target, self.run / BEST))["provenance"]
+                found.append((facts["best"]["criterion"], facts["data"], facts["best"]["score"], facts["steps"]))
+            except (ModelError, KeyError, TypeError):
+                return math.inf, 0
+        criterion, data, score, step = found[0]
+        same = found[0] == found[1] and (criterion, data) == (self.config.train.best, self.digest)
+        return (score, step) if same and step <= self.gan.step else (math.inf, 0)
 
     def preview(self) -> None:
         """Write previews/step-N.png."""
@@ -102,7 +128,7 @@ class Keeper:
         """The fixed samples through both directions, as a PNG."""
         rows: list[tuple[str, list[Plane | None], bool]] = []
         a, b = self.config.domains.a, self.config.domains.b
-        for n in range(2):
+        for n in range(SHOWN):
             images = {k: None if v is None else self._shown(v[0]) for k, v in self.cycle(n).items()}
             ras = self.config.prepare.orientation == "RAS"
             upright_a, upright_b = ras and a.modality != "image", ras and b.modality != "image"
@@ -122,18 +148,25 @@ class Keeper:
         save_checkpoint(self.run / "checkpoints", self.gan, values, self.digest, self.process)
         self.export_both()
 
-    def export_both(self) -> None:
-        """Write both generators as model files, and their card."""
+    def export_both(self, folder: Path | None = None, **facts: Any) -> None:
+        """Write both generators as model files, and their card, into the run's folder or one in it.
+
+        `facts` are recorded in the models.
+        """
         if self.process.first:
             for source, target, network in (
                 ("a", "b", self.gan.average_a_to_b),
                 ("b", "a", self.gan.average_b_to_a),
             ):
-                self.export(source, target, network)
-            self.write_card()
+                self.export(source, target, network, folder or self.run, facts)
+            self.write_card(folder or self.run)
 
-    def export(self, source: str, target: str, network: torch.nn.Module) -> None:
-        """Write RUN/SOURCE_to_TARGET.safetensors."""
+    def model_path(self, source: str, target: str, folder: Path) -> Path:
+        """FOLDER/SOURCE_to_TARGET.safetensors."""
+        return folder / f"{self.cohorts[source].domain.name}_to_{self.cohorts[target].domain.name}.safetensors"
+
+    def export(self, source: str, target: str, network: torch.nn.Module, folder: Path, facts: dict[str, Any]) -> None:
+        """Write FOLDER/SOURCE_to_TARGET.safetensors."""
         first, second = self.cohorts[source], self.cohorts[target]
         planes = self.config.sample.planes
         arguments = generator_arguments(self.config, planes * first.channels, planes * second.channels)
@@ -152,9 +185,10 @@ class Keeper:
                 "data": self.digest,
                 "agreement": self.agreement(source, target, network),
                 "config": self.config.model_dump(mode="json", exclude=PRIVATE),
-            },
+            }
+            | facts,
         )
-        save_model(self.run / f"{first.domain.name}_to_{second.domain.name}.safetensors", model)
+        save_model(self.model_path(source, target, folder), model)
 
     def agreement(self, source: str, target: str, network: torch.nn.Module) -> dict[str, Any] | None:
         """The range of structure agreement over held-out samples (else training ones).
@@ -176,8 +210,8 @@ class Keeper:
         self.agreements[source] = None if found is None else found | {"of": of}
         return self.agreements[source]
 
-    def write_card(self) -> None:
-        """Write RUN/MODEL_CARD.md."""
+    def write_card(self, folder: Path) -> None:
+        """Write FOLDER/MODEL_CARD.md."""
         facts = {
             "Steps": f"{self.gan.step} of batches of {self.config.train.batch_size}, in {self.gan.precision}",
             "Generator": "custom" if self.custom else json.dumps(self.config.model.generator.model_dump()),
@@ -186,79 +220,46 @@ class Keeper:
             "medcycle": medcycle.__version__,
         }
         figures = last_figures(self.run / "metrics.csv")
-        write_file(self.run / CARD, model_card(self.config, self.cohorts, self.agreements, figures, facts))
+        write_file(folder / CARD, model_card(self.config, self.cohorts, self.agreements, figures, facts))
 
-    def report(self, curves: dict[str, tuple[list[int], list[float]]], total: int) -> None:
-        """Write report.html: pictures first, then curves and facts."""
+    def sentence(self) -> str:
+        """What the signs are measured on, and when."""
+        whose = "scans of held-out patients" if self.held_out else "scans that are trained on (none is held out)"
+        return (
+            f"Every {self.config.train.checkpoint_every} steps: signs of trouble on {SAMPLES} fixed samples of {whose}"
+        )
+
+    def report(
+        self, curves: dict[str, tuple[list[int], list[float]]], total: int, episodes: Sequence[Episode] = ()
+    ) -> None:
+        """Write report.html: pictures first, then alarms, curves and facts."""
         from medcycle.evaluation.report import write_training_report
 
+        if not self.process.first:
+            return
         a, b = self.cohorts["a"], self.cohorts["b"]
         refused = len(a.refused) + len(b.refused)
         write_training_report(
             self.run / "report.html",
             title=f"{a.domain.name} <-> {b.domain.name}",
             pictures=[("Rows: one domain each; columns: real, translated, back again, identity", self.picture())],
-            curves=curves,
+            curves={name: curve for name, curve in curves.items() if not name.startswith("alarm_")},
+            alarms=[(e.kind.title, e.begin, e.end, e.found, e.kind.advice) for e in episodes],
             facts={
                 "Steps": f"{self.gan.step} of {total}",
                 "Scans": f"{len(a.training)} {a.domain.name}, {len(b.training)} {b.domain.name}; held out "
                 f"{len(a.held_out)} and {len(b.held_out)}"
                 + (f"; {refused} refused, see refused.txt" if refused else ""),
                 **({"Pairs": f"{len(self.pairs.training)}; measured {len(self.pairs.held_out)}"} if self.pairs else {}),
+                "Signs": self.sentence()
+                + ("" if self.held_out else "; hence the columns seen_...")
+                + "; kernel distance on features of medcycle-standin-v1",
+                "Best model": f"{BEST}/, of step {self.best[1]} by {self.config.train.best} ({self.best[0]:.4g})"
+                if self.best[1]
+                else "none kept",
                 "Generator": json.dumps(self.config.model.generator.model_dump()) if not self.custom else "custom",
                 "Loss": json.dumps(self.config.loss.model_dump()),
                 "Precision": self.gan.precision,
                 "medcycle": medcycle.__version__,
             },
         )
-
-
-def check_finite(
-    sums: dict[str, Tensor],
-    values: dict[str, Tensor],
-    gan: CycleGAN,
-    real_a: Tensor,
-    real_b: Tensor,
-    run: Path,
-    process: Processes,
-    *,
-    weights: bool,
-) -> None:
-    """Stop, with a diagnosis, when a loss since the last row, or (if asked) a weight, is NaN or infinite."""
-    finite = bool(torch.isfinite(torch.stack(list(sums.values()))).all())
-    if not process.any(not finite or (weights and bool(_sick_weights(gan))), gan.device):
-        return
-    folder = run / f"diagnosis-step-{gan.step:08d}-rank{process.rank}"
-    now = {name: float(value) for name, value in values.items()}
-    sick = _sick_weights(gan)
-    samples = {"real_a": real_a.float().cpu().numpy(), "real_b": real_b.float().cpu().numpy()}
-    facts = {
-        "step": gan.step,
-        "losses": {name: value if np.isfinite(value) else str(value) for name, value in now.items()},
-        "precision": gan.precision,
-        "weights not finite": sick,
-        "samples": {
-            name: {"min": float(x.min()), "max": float(x.max()), "std": float(x.std())} for name, x in samples.items()
-        },
-    }
-    write_file(folder / "diagnosis.json", json.dumps(facts, indent=2))
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, real_a=samples["real_a"], real_b=samples["real_b"])
-    write_file(folder / "samples.npz", buffer.getvalue())
-    broken = [name for name, value in sums.items() if not torch.isfinite(value)] or (["weights"] if sick else [])
-    raise TrainingError(
-        f"Step {gan.step}: not finite: {', '.join(broken) or 'a loss in another process'}. {folder} holds the losses, "
-        "the samples and which weights are broken; no checkpoint was written after it. The checkpoints before it are "
-        "sound: go on with --resume and train.precision=fp32 or a lower train.learning_rate, and look for odd scans "
-        "with `medcycle inspect`."
-    )
-
-
-def _sick_weights(gan: CycleGAN) -> list[str]:
-    """Names of the parameters and buffers that hold a NaN or an infinity."""
-    return [
-        f"{name}.{key}"
-        for name, network in gan.networks.items()
-        for key, tensor in network.state_dict().items()
-        if not torch.isfinite(tensor).all()
-    ]

@@ -25,7 +25,7 @@ from medcycle.io.files import refused_leaves_nothing, write_file
 from medcycle.training.checkpoint import checkpoints, read_checkpoint, restore_checkpoint
 from medcycle.training.cohorts import Cohort, Pairs, data_digest, prepare_domains, samplers
 from medcycle.training.graph import Stepper
-from medcycle.training.keeper import Keeper, check_finite
+from medcycle.training.keeper import Keeper
 from medcycle.training.memory import choose, set_checkpointing, settings_that_fit
 from medcycle.training.pairs import prepare_pairs, with_pairs
 from medcycle.training.progress import Journal, SilentJournal
@@ -49,6 +49,7 @@ from medcycle.training.setup import (
     side_threads,
     thread_count,
 )
+from medcycle.training.watch import NotFiniteError, Watch, check_finite
 
 # Settings that may differ when a run is resumed: they change neither the data nor the networks.
 FREE = (
@@ -56,7 +57,7 @@ FREE = (
     *("train.device", "train.precision", "train.workers", "train.memory", "train.microbatch"),
     "train.cuda_graph",
     *("train.epochs", "train.decay_epochs", "train.learning_rate"),
-    *("train.log_every", "train.preview_every", "train.checkpoint_every"),
+    *("train.log_every", "train.preview_every", "train.checkpoint_every", "train.best"),
 )
 
 
@@ -172,6 +173,9 @@ def train(
         keeper = Keeper(
             run, config, gan, cohorts, digest, fixed_sampler, process, custom=make_generator is not None, pairs=pairs
         )
+        say(keeper.sentence())
+        names = {key: cohort.domain.name for key, cohort in cohorts.items()}
+        watch = Watch(names, keeper.prefix, config.loss.adversarial, tell=functools.partial(say, style="bold red"))
         began = time.monotonic()
         step = Stepper(
             gan, loss_settings(config), memory.microbatch, record=config.train.cuda_graph, process=process, tell=say
@@ -188,6 +192,7 @@ def train(
             world=process.world,
         )
         journal: Journal | SilentJournal = Journal(run, start, total, console) if process.first else SilentJournal()
+        watch.replay(journal.rows())
         with (
             journal,
             loader,
@@ -206,22 +211,25 @@ def train(
                 keep = gan.step % config.train.checkpoint_every == 0 or gan.step == total
                 stopped = process.any(asked_to_stop(), device)
                 if row or keep or stopped or device.type == "cpu":  # reading a number from a GPU makes it wait
-                    check_finite(sums, values, gan, real_a, real_b, run, process, weights=keep or stopped)
+                    try:
+                        check_finite(sums, values, gan, real_a, real_b, run, process, weights=keep or stopped)
+                    except NotFiniteError as broken:
+                        journal.record(gan.step, {"epoch": epoch} | watch.stop(gan.step, broken.found))
+                        keeper.report(journal.history(), total, watch.episodes)
+                        raise
                 if row or keep or stopped:
                     means = {name: float(process.mean(value / count)) for name, value in sums.items()}
                     sums, count = {}, 0
-                    extra = keeper.validate() if keep else {}
-                    journal.record(
-                        gan.step, {"epoch": epoch, "learning_rate": learning_rate(config, epoch)} | means | extra
-                    )
+                    figures = {"epoch": epoch, "learning_rate": learning_rate(config, epoch)} | means
+                    figures |= keeper.validate() if keep else {}
+                    journal.record(gan.step, figures | watch.look(gan.step, figures))
                 if gan.step % config.train.preview_every == 0 or gan.step == total:
                     keeper.preview()
                 if keep or stopped:
                     keeper.save()
             if start >= total:  # nothing was left to do but what a stop right after the last checkpoint left undone
                 keeper.export_both()
-            if isinstance(journal, Journal):
-                keeper.report(journal.history(), total)
+            keeper.report(journal.history(), total, watch.episodes)
         seconds = time.monotonic() - began
         if stopped and gan.step < total:
             console.print(f"Stopped after step {gan.step} and saved.")

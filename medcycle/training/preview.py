@@ -23,6 +23,7 @@ def to_picture(sample: Plane, *, anatomical: bool) -> npt.NDArray[np.uint8]:
             the front or the top above. Otherwise i runs to the right and j down, as in an ordinary picture.
     """
     plane = sample[..., sample.shape[-1] // 2] if sample.ndim == 4 else sample
+    plane = np.nan_to_num(plane, nan=-1.0)  # black, in the report of a run that broke
     grey: npt.NDArray[np.uint8] = np.clip(np.rint((plane + 1) * 127.5), 0, 255).astype(np.uint8).transpose(2, 1, 0)
     if anatomical:
         grey = grey[::-1, ::-1]

@@ -101,13 +101,19 @@ class Journal:
     def history(self) -> dict[str, tuple[list[int], list[float]]]:
         """Steps and values of every column, for the report."""
         curves: dict[str, tuple[list[int], list[float]]] = {}
-        for row in self._rows():
-            for name, text in row.items():
-                if name != "step" and text:
-                    steps, values = curves.setdefault(name, ([], []))
-                    steps.append(int(row["step"]))
-                    values.append(float(text))
+        for step, row in self.rows():
+            for name, value in row.items():
+                steps, values = curves.setdefault(name, ([], []))
+                steps.append(step)
+                values.append(value)
         return curves
+
+    def rows(self) -> list[tuple[int, dict[str, float]]]:
+        """Step and values of every row so far."""
+        return [
+            (int(row["step"]), {name: float(text) for name, text in row.items() if name != "step" and text})
+            for row in self._rows()
+        ]
 
     def _rows(self) -> list[dict[str, str]]:
         if not self.path.is_file():
@@ -157,3 +163,11 @@ class SilentJournal:
 
     def record(self, step: int, values: dict[str, float]) -> None:
         """Nothing."""
+
+    def rows(self) -> list[tuple[int, dict[str, float]]]:
+        """None."""
+        return []
+
+    def history(self) -> dict[str, tuple[list[int], list[float]]]:
+        """None."""
+        return {}

@@ -293,6 +293,8 @@ def test_two_processes_give_the_weights_of_one(scans: Path, tmp_path: Path) -> N
         for key, value in network.items():
             torch.testing.assert_close(two[name][key], value, rtol=1e-5, atol=1e-5)
     assert (tmp_path / "two" / "checkpoints" / "step-00000006.rank1.pt").is_file()
+    scores = [list(csv.DictReader((tmp_path / run / "metrics.csv").open()))[-1]["seen_score"] for run in ("one", "two")]
+    assert float(scores[0]) == pytest.approx(float(scores[1]), rel=1e-3)
 
 
 def test_a_second_run_in_the_same_folder_is_refused(scans: Path, tmp_path: Path) -> None:

@@ -1,0 +1,119 @@
+"""The best models, kept beside the last ones."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from medcycle.config import Config, load_config, parse_config
+from medcycle.model import Model, find_model, load_model, save_model
+from medcycle.training.loop import train
+
+QUIET = Console(quiet=True)
+
+
+def configure(cohort: Path, **settings: Any) -> Config:
+    values = load_config(cohort / "c.yaml").model_dump()
+    schedule = {"epochs": 6, "samples_per_epoch": 1, "learning_rate": 3e-3, "precision": "fp32"}
+    return parse_config(values | {"train": values["train"] | schedule | settings})
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((run / "metrics.csv").open()))
+
+
+def best(run: Path) -> dict[str, Model]:
+    return {name: load_model(run / "best" / f"{name}.safetensors") for name in ("mr_to_ct", "ct_to_mr")}
+
+
+def same(one: Model, two: Model) -> bool:
+    weights = two.network.state_dict()
+    return all(torch.equal(value, weights[name]) for name, value in one.network.state_dict().items())
+
+
+@pytest.mark.parametrize("criterion", ["balance", "agreement", "cycle", "kernel_distance"])
+def test_the_best_checkpoint_by_the_criterion_is_kept_beside_the_last(cohort: Path, criterion: str) -> None:
+    run = cohort / "run"
+    train(configure(cohort, best=criterion), run, console=QUIET)
+    scores = [float(row["seen_score"]) for row in rows(run)]
+    step = 1 + scores.index(min(scores))
+    for model in best(run).values():
+        assert model.provenance["best"]["criterion"] == criterion
+        assert model.provenance["best"]["score"] == pytest.approx(min(scores), rel=1e-4)
+        assert model.provenance["steps"] == step
+    assert f"best/, of step {step} by {criterion}" in (run / "report.html").read_text()
+    assert find_model(run, "ct") == run / "mr_to_ct.safetensors"
+    last = load_model(find_model(run))
+    assert last.provenance["steps"] == 6
+    assert "best" not in last.provenance
+    assert same(last, best(run)["mr_to_ct"]) == (step == 6)
+    assert find_model(run / "best", "mr") == run / "best" / "ct_to_mr.safetensors"
+
+
+def test_none_is_kept_where_none_is_wanted(cohort: Path) -> None:
+    train(configure(cohort, best=None), cohort / "run", console=QUIET)
+    assert not (cohort / "run" / "best").exists()
+    assert "seen_score" not in rows(cohort / "run")[0]
+    assert "none kept" in (cohort / "run" / "report.html").read_text()
+
+
+def cut(config: Config, run: Path, step: int, patch: pytest.MonkeyPatch) -> None:
+    """Train, with a power cut before that step's checkpoint is written, and after its best models were."""
+    import medcycle.training.keeper as keeper
+
+    real_save = keeper.save_checkpoint
+
+    def save(folder: Path, gan: Any, *arguments: Any) -> Path:
+        if gan.step == step:
+            raise RuntimeError("power cut")
+        return real_save(folder, gan, *arguments)
+
+    with patch.context() as context:
+        context.setattr(keeper, "save_checkpoint", save)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(config, run, console=QUIET)
+
+
+@pytest.mark.parametrize("step", [1, 3, 6])
+def test_a_run_that_was_cut_keeps_the_same_best(cohort: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    config = configure(cohort)
+    train(config, cohort / "whole", console=QUIET)
+    cut(config, cohort / "run", step, monkeypatch)
+    train(config, cohort / "run", resume=True, console=QUIET)
+    assert rows(cohort / "whole") == rows(cohort / "run")
+    for name, model in best(cohort / "whole").items():
+        assert same(model, best(cohort / "run")[name])
+        assert model.provenance["best"] == best(cohort / "run")[name].provenance["best"]
+
+
+def test_what_was_best_by_other_measures_or_of_another_step_is_replaced(cohort: Path) -> None:
+    run = cohort / "run"
+    train(configure(cohort, best="agreement", epochs=2), run, console=QUIET)
+    path = run / "best" / "ct_to_mr.safetensors"
+
+    def scored(score: float, **changes: Any) -> None:
+        for name in best(run):
+            model = load_model(run / "best" / f"{name}.safetensors")
+            model.provenance |= {"best": {"criterion": "agreement", "score": score}, "steps": 1} | changes
+            save_model(run / "best" / f"{name}.safetensors", model)
+
+    def go_on(steps: int, criterion: str = "agreement") -> float:
+        train(configure(cohort, best=criterion, epochs=steps), run, resume=True, console=QUIET)
+        return float(load_model(path).provenance["best"]["score"])
+
+    scored(-9)
+    assert go_on(3) == -9  # it is believed, and never beaten
+    scored(-9, steps=77)  # of a session whose later steps are gone
+    assert go_on(4) > -9
+    scored(-9, data="other scans")
+    assert go_on(5) > -9
+    scored(-9)
+    assert go_on(6, "cycle") > -9
+    scored(-9, best={"criterion": "cycle", "score": -9})
+    path.write_bytes(b"half")  # only one of the two was written
+    assert go_on(7, "cycle") > -9
