@@ -7,7 +7,7 @@ not sent to the network: its output is air (-1), as is all padding.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -80,8 +80,7 @@ def translate_planes(
     result = np.full((channels, *array.shape[1:]), AIR, dtype=np.float32)
     out_planes = np.moveaxis(result, 1 + axis, 0)  # a view: what is stored here lands in `result`
     total, length = len(planes), len(planes) // scans
-    # Sums of what stacks have made of a plane, and of the weights; in float64, so that equal answers average exactly.
-    unfinished: dict[int, tuple[npt.NDArray[np.float64], int]] = {}
+    overlap, wanted = _Overlap(), set(busy)
 
     def ends(index: int) -> tuple[int, int]:
         first = index - index % length
@@ -100,23 +99,34 @@ def translate_planes(
         first, last = ends(index)
         for offset, plane in enumerate(output[:, *inner].reshape(deep, channels, *shape), -context):
             if first <= index + offset <= last:
-                weight = context + 1 - abs(offset)
-                sums, weights = unfinished.pop(index + offset, (np.zeros(plane.shape), 0))
-                sums += weight * plane.astype(np.float64)
-                unfinished[index + offset] = sums, weights + weight
-        finish(index - context)
+                overlap.add(index + offset, plane, context + 1 - abs(offset))
+        finish(index - context)  # later stacks do not hold it
 
     def finish(upto: int) -> None:
-        """Planes that no later stack holds."""
-        for index in [index for index in unfinished if index <= upto]:
-            sums, weights = unfinished.pop(index)
+        for index, plane in overlap.taken(upto):
             if index in wanted:
-                out_planes[index] = sums / weights
+                out_planes[index] = plane
 
-    wanted = set(busy)
     _run(network, busy, load, store, batch_size, device, precision, _offset(progress, total - len(busy), total))
     finish(total)
     return result
+
+
+class _Overlap:
+    """Weighted means of the planes that several stacks hold, in float64: equal answers average exactly."""
+
+    def __init__(self) -> None:
+        self._sums: dict[int, tuple[npt.NDArray[np.float64], int]] = {}
+
+    def add(self, index: int, plane: Array, weight: int) -> None:
+        sums, weights = self._sums.get(index, (0.0, 0))
+        self._sums[index] = sums + weight * plane.astype(np.float64), weights + weight
+
+    def taken(self, upto: int) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
+        """The planes up to that one, which are then forgotten."""
+        for index in [index for index in self._sums if index <= upto]:
+            sums, weights = self._sums.pop(index)
+            yield index, sums / weights
 
 
 def translate_patches(

@@ -149,7 +149,8 @@ def test_neighbouring_planes_and_all_directions(
     values = make_config(scans, samples_per_epoch=2, decay_epochs=0, validation=0.34).model_dump()
     values["sample"] |= sample | {"match_position": True}
     values["model"]["generator"] = {"kind": generator, "filters": 4} | ({"downs": 2} if generator == "unet" else {})
-    values["loss"]["structure"] |= {"mind": 1.0, "gradient_correlation": 1.0}
+    values["loss"]["structure"] |= {"mind": 1.0, "gradient_correlation": 1.0, "patch_nce": 1.0}
+    values["loss"]["masked"] = True
     outcome = train(parse_config(values), tmp_path / "run", console=QUIET)
     assert outcome.step == 2
     assert list((tmp_path / "run" / "previews").iterdir())
