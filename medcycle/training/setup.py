@@ -56,16 +56,20 @@ def build_gan(
             initialize(networks[-1])
     projections = _projections(networks[0], networks[1]) if config.loss.structure.patch_nce else None
     torch.manual_seed(config.train.seed + 1 + rank)  # from here on, each process draws for its own samples
-    return CycleGAN(
+
+    def placed(network: nn.Module) -> nn.Module:
         # Tensors without content (see memory.py) lie on the CPU already and cannot be moved.
-        *(network if device.type == "cpu" else network.to(device) for network in networks),
+        return network if device.type == "cpu" else network.to(device)
+
+    return CycleGAN(
+        *(placed(network) for network in networks),
         learning_rate=config.train.learning_rate,
         betas=config.train.betas,
         pool=config.train.pool,
         ema=config.train.ema,
         precision=precision,
         seed=config.train.seed + 1000 * rank,
-        projections=None if projections is None else (projections[0].to(device), projections[1].to(device)),
+        projections=None if projections is None else (placed(projections[0]), placed(projections[1])),
     )
 
 
