@@ -47,7 +47,7 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "without MIND": ("mri2ct.yaml", ["loss.structure.mind=0"]),
     "without spectral norm": ("mri2ct.yaml", INSTANCE),
     "cycle 10, MIND 3": ("mri2ct.yaml", ["loss.cycle=10", "loss.structure.mind=3"]),
-    "new, masked losses": ("mri2ct.yaml", ["loss.masked=true"]),
+    "new, masked losses": ("mri2ct.yaml", ["loss.body_only=true"]),
     "new, PatchNCE instead of MIND": ("mri2ct.yaml", ["loss.structure.mind=0", "loss.structure.patch_nce=0.4"]),
     "new, gradient correlation instead of MIND": (
         "mri2ct.yaml",

@@ -309,7 +309,7 @@ class Loss(Section):
     """Relative to `cycle`, as in the original; 0 switches it off."""
     gradient_penalty: Annotated[float, Field(ge=0)] = 10.0
     """wgan-gp only (Gulrajani 2017, eq. 3)."""
-    masked: bool = False
+    body_only: bool = False
     """mr, ct: what is made is set to air outside the body before it is judged, and the cycle, identity and adversarial
     losses count the body only. Needs `prepare.foreground`."""
     r1: Annotated[float, Field(ge=0)] = 0.0
@@ -430,9 +430,9 @@ class Config(Section):
             problems.append(
                 "prepare.invert needs mr and ct: in pictures (modality image) nothing tells air from tissue"
             )
-        if self.loss.masked and not self._bodies():
+        if self.loss.body_only and not self._bodies():
             problems.append(
-                "loss.masked needs the body: prepare.foreground true (or null), and domains that are mr or ct"
+                "loss.body_only needs the body: prepare.foreground true (or null), and domains that are mr or ct"
             )
         if self.loss.values and not self._bodies():
             problems.append(

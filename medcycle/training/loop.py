@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
-from medcycle.config import Config, dump_config
+from medcycle.config import Config, dump_config, parse_config
 from medcycle.console import scan_progress
 from medcycle.data import BatchLoader
 from medcycle.device import is_out_of_memory, resolve_device, resolve_precision
-from medcycle.errors import CheckpointError, TrainingError
+from medcycle.errors import CheckpointError, ConfigError, TrainingError
 from medcycle.io.files import refused_leaves_nothing, write_file
 from medcycle.training.checkpoint import checkpoints, read_checkpoint, restore_checkpoint
 from medcycle.training.cohorts import Cohort, Pairs, data_digest, prepare_domains, samplers
@@ -251,7 +251,7 @@ def _open_run(run: Path, config: Config, resume: bool, process: Processes) -> tu
         process.wait()
         return None
     path, state = read_checkpoint(run / "checkpoints")
-    before, now = _flat(state["config"]), _flat(config.model_dump(mode="json"))
+    before, now = _flat(_complete(state["config"])), _flat(config.model_dump(mode="json"))
     changed = [key for key in sorted(before | now) if before.get(key) != now.get(key) and not key.startswith(FREE)]
     if changed:
         lines = [f"  {key}: the run has {before.get(key)!r}, now {now.get(key)!r}" for key in changed]
@@ -260,6 +260,14 @@ def _open_run(run: Path, config: Config, resume: bool, process: Processes) -> tu
             "or start a new run:\n" + "\n".join(lines)
         )
     return path, state
+
+
+def _complete(values: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's configuration with the defaults of keys that are younger than it."""
+    try:
+        return parse_config(values).model_dump(mode="json")
+    except ConfigError:  # it has keys that are no more
+        return values
 
 
 def _write_config(run: Path, config: Config) -> None:

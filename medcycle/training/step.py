@@ -44,7 +44,7 @@ class LossSettings:
     cycle: float = 10.0
     identity: float = 0.5
     gradient_penalty: float = 10.0
-    masked: bool = False
+    body_only: bool = False
     r1: float = 0.0
     mask: float = 0.0
     paired: float = 0.0
@@ -325,11 +325,11 @@ def generator_losses(
     there, back = (gan.a_to_b, gan.b_to_a) if a_to_b else (gan.b_to_a, gan.a_to_b)
     critic = gan.discriminator_b if a_to_b else gan.discriminator_a
     losses: dict[str, Tensor] = {}
-    inside = body(real) if loss.masked else None
+    inside = body(real) if loss.body_only else None
     with autocast(gan.device, gan.precision):
         if loss.identity:
             (fake, same), mask = translated(there, loss, real, other)
-            losses[f"identity_{target}"] = l1(same, other, body(other) if loss.masked else None)
+            losses[f"identity_{target}"] = l1(same, other, body(other) if loss.body_only else None)
         else:
             (fake,), mask = translated(there, loss, real)
         if inside is not None:
@@ -341,7 +341,7 @@ def generator_losses(
             losses[f"patch_nce_{target}"] = patch_nce_loss(there, projections, real, fake, gan.draws)
         if pair is not None:
             given, wanted = pair if a_to_b else pair[::-1]
-            losses[f"paired_{target}"] = l1(there(given), wanted, body(given) if loss.masked else None)
+            losses[f"paired_{target}"] = l1(there(given), wanted, body(given) if loss.body_only else None)
     total = losses[f"adversarial_{target}"] + loss.cycle * losses[f"cycle_{source}"]
     if loss.identity:
         total = total + loss.cycle * loss.identity * losses[f"identity_{target}"]
@@ -373,7 +373,7 @@ def discriminator_losses(
     network = gan.discriminator_a if domain == "a" else gan.discriminator_b
     with autocast(gan.device, gan.precision):
         logits_real, logits_fake = together(network, real, fake)
-        inside = (body(real), body(fake)) if loss.masked else (None, None)
+        inside = (body(real), body(fake)) if loss.body_only else (None, None)
         total = discriminator_loss(loss.adversarial, logits_real, logits_fake, inside)
     losses = {f"discriminator_{domain}": total}
     if loss.adversarial == "wgan-gp":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
@@ -27,7 +28,7 @@ from medcycle.io import read_volume, write_volume
 from medcycle.model import load_model
 from medcycle.training.checkpoint import checkpoints, read_checkpoint, restore_checkpoint
 from medcycle.training.cohorts import data_digest, prepare_domains
-from medcycle.training.loop import train
+from medcycle.training.loop import _complete, train
 from medcycle.training.plan import audit_targets, plan
 from medcycle.training.progress import Journal
 from medcycle.training.runtime import Processes
@@ -150,7 +151,7 @@ def test_neighbouring_planes_and_all_directions(
     values["sample"] |= sample | {"match_position": True}
     values["model"]["generator"] = {"kind": generator, "filters": 4} | ({"downs": 2} if generator == "unet" else {})
     values["loss"]["structure"] |= {"mind": 1.0, "gradient_correlation": 1.0, "patch_nce": 1.0}
-    values["loss"]["masked"] = True
+    values["loss"]["body_only"] = True
     outcome = train(parse_config(values), tmp_path / "run", console=QUIET)
     assert outcome.step == 2
     assert list((tmp_path / "run" / "previews").iterdir())
@@ -350,6 +351,14 @@ def test_out_of_memory_names_the_settings_that_help(
         train(frugal, run, resume=True, console=QUIET)
     assert load_config(run / "config.yaml").train.microbatch == 1  # the folder tells the settings of now
     assert train(frugal, run, resume=True, console=QUIET).finished
+
+
+def test_a_run_of_an_earlier_version_has_the_defaults_of_younger_keys(scans: Path) -> None:
+    values = make_config(scans).model_dump(mode="json")
+    old = copy.deepcopy(values)
+    del old["loss"]["structure"], old["train"]["best"], old["pairs"]
+    assert _complete(old) == values
+    assert _complete(old | {"gone": 1}) == old | {"gone": 1}
 
 
 def test_a_refused_resume_leaves_config_yaml(scans: Path, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_masked_losses_count_the_body_of_what_is_given() -> None:
     gan = make_gan()
     with torch.no_grad():
         expected = float(l1(gan.a_to_b(pair_a)[..., 8:], pair_b[..., 8:]))
-    found = training_step(gan, a, b, LossSettings(paired=7, masked=True), None, (pair_a, pair_b))
+    found = training_step(gan, a, b, LossSettings(paired=7, body_only=True), None, (pair_a, pair_b))
     assert float(found["paired_b"]) == pytest.approx(expected, rel=1e-4)
 
 

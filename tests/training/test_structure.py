@@ -153,7 +153,7 @@ def test_masked_losses_ignore_what_happens_in_the_air(size: tuple[int, ...]) -> 
             self.seen.append(x)
             return self.weight * x
 
-    gan, settings = small(size, masked=True)
+    gan, settings = small(size, body_only=True)
     gan.a_to_b = gan.b_to_a = Wild()
     gan.discriminator_b = watch = Watch()
     a, b = scans(size)
@@ -169,11 +169,11 @@ def test_masked_losses_ignore_what_happens_in_the_air(size: tuple[int, ...]) -> 
 
 
 def test_masked_losses_need_a_body() -> None:
-    with pytest.raises(ValueError, match="masked needs the body"):
+    with pytest.raises(ValueError, match="body_only needs the body"):
         Config.model_validate(
             {
                 "domains": {k: {"name": k, "path": "x", "modality": "image"} for k in ("a", "b")},
-                "loss": {"masked": True},
+                "loss": {"body_only": True},
             }
         )
 
