@@ -165,8 +165,7 @@ def check_tiling(translator: Translator, volume: Volume, progress: Report | None
         ModelError: if it does not fit the model, or memory holds no more than one tile.
     """
     model = translator.model
-    translator._check(volume)
-    prepared = model.source.preparation(volume)
+    (volume,), (prepared,) = translator.prepared([volume])
     space: tuple[int, ...] = prepared.array.shape[1:]
     tile, unit, limit = tuple(model.sample["size"]), model.target.preparation.unit(), _limit(model.target.preparation)
     if model.ndim == 2:
