@@ -194,6 +194,9 @@ def translate(
     ] = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="At once; default 8 planes or 1 patch.")] = None,
     overlap: Annotated[float, typer.Option(min=0, max=0.9, help="3D: overlap of the windows.")] = 0.5,
+    statistics: Annotated[
+        str, typer.Option(help="3D: what instance and group norms go by: each tile, or the scan (equal for all tiles).")
+    ] = "tile",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, bf16, fp16 or fp32.")] = "auto",
     axes: Annotated[
@@ -231,6 +234,7 @@ def translate(
         device=device,
         batch_size=batch_size,
         overlap=overlap,
+        statistics=statistics,
         precision=precision,
         resize=None if resize is None else _size(resize),
         axes=axes,
@@ -255,6 +259,46 @@ def translate(
         )
     what = "file" if translator.model.source.preparation.modality == "image" else "scan"
     typer.echo(f"{len(written)} {what}(s) written to {out}")
+
+
+@app.command("check-tiling")
+def check_tiling(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder, or a .safetensors model.")],
+    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="A scan of the model's source domain.")],
+    to: Annotated[str | None, typer.Option(help="Name of the domain to translate to; default b, from a.")] = None,
+    overlap: Annotated[float, typer.Option(min=0, max=0.9, help="Overlap of the tiles.")] = 0.5,
+    out: Annotated[Path | None, typer.Option(help="Also write the figures, as .json.")] = None,
+    series: Annotated[str | None, typer.Option(help="DICOM: which series of the folder.")] = None,
+    resample_gaps: Annotated[
+        bool, typer.Option("--resample-gaps", help="DICOM: accept missing or uneven slices, interpolated.")
+    ] = False,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Tiles at once; default 1.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, bf16, fp16 or fp32.")] = "auto",
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if a warning is given.")] = False,
+) -> None:
+    """Compare a 3D model's tiled output with that of the scan at once, in the target's unit, inside the body.
+
+    A mean above 10 HU (1 % of the range, for other units) is warned of.
+    """
+    from medcycle.console import scan_progress
+    from medcycle.inference import Translator
+    from medcycle.inference.tiling import check_tiling as check
+
+    if out is not None and out.suffix.lower() != ".json":
+        raise ConfigError(f"--out {out}: the figures are written as .json")
+    translator = Translator.load(
+        model, to=to, device=device, batch_size=batch_size, overlap=overlap, precision=precision
+    )
+    with scan_progress("checking") as progress:
+        found = check(translator, translator.read(scan, series=series, resample_gaps=resample_gaps), progress)
+    typer.echo("\n".join(found.lines()))
+    if found.advice():
+        typer.echo(f"warning: {found.advice()}", err=True)
+    if out is not None:
+        found.save(out)
+    if strict and found.advice():
+        sys.exit(1)
 
 
 @app.command()

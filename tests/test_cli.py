@@ -26,7 +26,19 @@ from medcycle.config import load_config, shipped
 from medcycle.io import write_volume
 
 Run = Callable[..., Any]
-COMMANDS = ("train", "prepare", "inspect", "translate", "evaluate", "download", "export", "benchmark", "demo", "config")
+COMMANDS = (
+    "train",
+    "prepare",
+    "inspect",
+    "translate",
+    "check-tiling",
+    "evaluate",
+    "download",
+    "export",
+    "benchmark",
+    "demo",
+    "config",
+)
 
 
 def process(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

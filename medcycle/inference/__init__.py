@@ -2,6 +2,16 @@
 
 from medcycle.inference.files import FORMATS, plan_outputs, translate_paths
 from medcycle.inference.sliding import translate_patches, translate_planes
+from medcycle.inference.tiling import TilingCheck, check_tiling
 from medcycle.inference.translator import Translator
 
-__all__ = ["FORMATS", "Translator", "plan_outputs", "translate_patches", "translate_paths", "translate_planes"]
+__all__ = [
+    "FORMATS",
+    "TilingCheck",
+    "Translator",
+    "check_tiling",
+    "plan_outputs",
+    "translate_patches",
+    "translate_paths",
+    "translate_planes",
+]

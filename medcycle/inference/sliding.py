@@ -7,6 +7,7 @@ not sent to the network: its output is air (-1), as is all padding.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias, TypeVar
 
@@ -18,6 +19,7 @@ from torch import nn
 from medcycle.data.unpaired import neighbours
 from medcycle.device import autocast, is_out_of_memory, resolve_device, resolve_precision
 from medcycle.errors import ConfigError, ModelError
+from medcycle.inference.statistics import AIR, AIR_TOLERANCE, ScanStatistics
 
 Array = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -26,8 +28,6 @@ Key = TypeVar("Key")
 Sent: TypeAlias = "tuple[torch.Tensor, torch.cuda.Event | None]"
 """An output on the CPU, and when it will have come from the GPU."""
 
-AIR = -1.0
-_AIR_TOLERANCE = 1e-3
 _SIGMA = 0.125  # of the patch's length: the Gaussian of MONAI and nnU-Net
 
 
@@ -142,6 +142,9 @@ def translate_patches(
 ) -> Array:
     """Translate a prepared scan in overlapping 3D patches, blended by a Gaussian round each patch's centre.
 
+    Patches begin at multiples of what the network halves to (its attribute `multiple`), as far as the overlap allows:
+    a voxel then has the same place among the coarse ones in each of them.
+
     Beside the scan, memory is one buffer of the output's size.
 
     Args:
@@ -163,13 +166,7 @@ def translate_patches(
     """
     if not 0 <= overlap < 1:
         raise ConfigError(f"overlap {overlap}: allowed is a share from 0 up to, not including, 1 (0.5 is usual)")
-    padding, inner = _centred(array.shape[1:], size)
-    padded = _pad(array, padding)
-    corners = [_starts(n, patch, overlap) for n, patch in zip(padded.shape[1:], size, strict=True)]
-    windows = [
-        tuple(slice(start, start + patch) for start, patch in zip(corner, size, strict=True))
-        for corner in itertools.product(*corners)
-    ]
+    padded, inner, corners, windows = _tiled(network, array, size, overlap)
     busy: list[Slices] = []
     total = np.zeros((_out_channels(network, len(array)), *padded.shape[1:]), dtype=np.float32)
     factors = [_gaussian(length) for length in size]
@@ -193,6 +190,75 @@ def translate_patches(
     return np.ascontiguousarray(total[:, *inner])
 
 
+def translate_at_once(
+    network: nn.Module,
+    array: Array,
+    size: Sequence[int],
+    *,
+    overlap: float = 0.5,
+    device: str | torch.device = "auto",
+    precision: str = "auto",
+) -> Array:
+    """Translate a prepared scan as one patch, which :func:`translate_patches` of this size and overlap stands for.
+
+    Arguments, result and errors as there. The voxels have the same places among the network's coarse ones.
+    """
+    padded, inner, _, _ = _tiled(network, array, size, overlap)
+    whole = at_once(network, padded.shape[1:], size)
+    more = [(0, n - length) for n, length in zip(whole, padded.shape[1:], strict=True)]
+    result = translate_patches(network, _pad(padded, more), whole, overlap=0, device=device, precision=precision)
+    return np.ascontiguousarray(result[:, *inner])
+
+
+def at_once(network: nn.Module, space: Sequence[int], size: Sequence[int]) -> tuple[int, ...]:
+    """The size of one patch that holds a scan, and that a network trained on patches of `size` halves as often."""
+    multiple = int(getattr(network, "multiple", 1))
+    steps = [math.gcd(patch, multiple) for patch in size]
+    return tuple(max(patch, -(-n // step) * step) for n, patch, step in zip(space, size, steps, strict=True))
+
+
+def scan_statistics(
+    network: nn.Module,
+    array: Array,
+    size: Sequence[int],
+    *,
+    batch_size: int = 1,
+    device: str | torch.device = "auto",
+    precision: str = "auto",
+) -> ScanStatistics:
+    """What a 3D network's norms take from a scan's patches, side by side: to be held while the scan is translated.
+
+    An eighth of the work that translating with an overlap of a half is.
+
+    Args:
+        network: 3D generator, as for :func:`translate_patches`.
+        array: shape (C, i, j, k), float32 in [-1, 1].
+        size: a patch, in voxels along i, j and k.
+        batch_size: patches at once.
+        device: see :func:`medcycle.device.resolve_device`.
+        precision: see :func:`medcycle.device.resolve_precision`.
+
+    Raises:
+        ModelError: as :func:`translate_patches`.
+    """
+    padded, _, _, windows = _tiled(network, array, size, 0.0)
+    windows = [window for window in windows if not _is_air(padded[:, *window])]
+    statistics = ScanStatistics(network)
+
+    def load(window: Slices) -> Array:
+        return padded[:, *window]
+
+    with statistics.gathering():
+        _run(network, windows, load, lambda *_: None, batch_size, device, precision, lambda *_: None)
+    return statistics
+
+
+def busy_windows(network: nn.Module, array: Array, size: Sequence[int], overlap: float) -> int:
+    """How many patches of a scan :func:`translate_patches` sends through the network: those that are not air."""
+    padded, _, _, windows = _tiled(network, array, size, overlap)
+    return sum(not _is_air(padded[:, *window]) for window in windows)
+
+
 def _gaussian(length: int) -> Array:
     """Blending weight along one axis of a patch; a patch's weight is the product over its axes.
 
@@ -211,9 +277,36 @@ def _weights(length: int, starts: Sequence[int], factor: Array) -> Array:
     return weights
 
 
-def _starts(length: int, patch: int, overlap: float) -> list[int]:
+def _tiled(
+    network: nn.Module, array: Array, size: Sequence[int], overlap: float
+) -> tuple[Array, Slices, list[list[int]], list[Slices]]:
+    """The array padded for patches, where it then lies, where they begin along each axis, and all of them."""
+    space = array.shape[1:]
+    steps = [_step(network, patch, overlap) for patch in size]
+    lengths = [max(patch, -(-n // step[0]) * step[0]) for n, patch, step in zip(space, size, steps, strict=True)]
+    padding, inner = _centred(space, lengths)
+    corners = [_starts(n, patch, step[1]) for n, patch, step in zip(lengths, size, steps, strict=True)]
+    windows = [
+        tuple(slice(start, start + patch) for start, patch in zip(corner, size, strict=True))
+        for corner in itertools.product(*corners)
+    ]
+    return _pad(array, padding), inner, corners, windows
+
+
+def _step(network: nn.Module, patch: int, overlap: float) -> tuple[int, int]:
+    """What the places of patches along an axis are multiples of, and how far one is from the next.
+
+    The first is at most an eighth of a patch: a U-Net that halves down to one voxel would leave no overlap.
+    """
+    step, multiple = max(1, int(patch * (1 - overlap))), int(getattr(network, "multiple", 1))
+    while multiple > 1 and (patch % multiple or multiple > min(step, patch // 8)):
+        multiple //= 2
+    return multiple, step // multiple * multiple
+
+
+def _starts(length: int, patch: int, step: int) -> list[int]:
     """Where patches begin along one axis; the last is moved back to end at the edge."""
-    return [*range(0, length - patch, max(1, int(patch * (1 - overlap)))), length - patch]
+    return [*range(0, length - patch, step), length - patch]
 
 
 def _centred(shape: Sequence[int], size: Sequence[int]) -> tuple[list[tuple[int, int]], Slices]:
@@ -231,7 +324,7 @@ def _pad(array: Array, padding: Sequence[tuple[int, int]]) -> Array:
 
 
 def _is_air(array: Array) -> bool:
-    return bool(array.max() <= AIR + _AIR_TOLERANCE)
+    return bool(array.max() <= AIR + AIR_TOLERANCE)
 
 
 def _out_channels(network: nn.Module, taken: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from medcycle.inference.examine import Examined, examine, opposite_of
 from medcycle.inference.frames import translate_recording
 from medcycle.inference.fusion import along_each, fuse, usable_axes
 from medcycle.inference.kinds import open_image, open_recorded, unit_of
-from medcycle.inference.sliding import Array, Progress, translate_patches, translate_planes
+from medcycle.inference.sliding import Array, Progress, scan_statistics, translate_patches, translate_planes
+from medcycle.inference.statistics import STATISTICS, norm_kinds
 from medcycle.io import read_volume, write_dicom_series, write_volume
 from medcycle.io.dicom_record import ModelRecord
 from medcycle.io.dicom_write import asks_for_series, clamped
@@ -42,6 +44,8 @@ class Translator:
         precision: "bf16", "fp16" or "fp32".
         batch_size: planes or patches at once; halved by itself where the device's memory ends.
         overlap: share of a 3D patch that its neighbour covers too.
+        statistics: of what a 3D model's instance and group norms take mean and variance: "tile", each patch's own, or
+            "scan", those of the scan's patches, the same for all.
         resize: (width, height) that pictures are resized to first; None keeps their own size.
         axes: the planes that a 2D model translates: "axial", "coronal", "sagittal", or "all", whose results are fused
             (:mod:`medcycle.inference.fusion`).
@@ -57,6 +61,7 @@ class Translator:
         device: str | torch.device = "auto",
         batch_size: int | None = None,
         overlap: float = 0.5,
+        statistics: str = "tile",
         precision: str = "auto",
         resize: tuple[int, int] | None = None,
         axes: str | None = None,
@@ -67,6 +72,8 @@ class Translator:
             raise ConfigError(f"batch size {batch_size}: expected at least 1")
         if not 0 <= overlap < 1:
             raise ConfigError(f"overlap {overlap}: allowed is a share from 0 up to, not including, 1 (0.5 is usual)")
+        if statistics not in STATISTICS:
+            raise ConfigError(f"statistics {statistics!r}: allowed are {', '.join(STATISTICS)}")
         if resize is not None and (min(resize) < 1 or model.source.preparation.modality != "image"):
             raise ConfigError(
                 f"resize {resize}: only pictures are resized, to two numbers of pixels; this model takes "
@@ -83,6 +90,8 @@ class Translator:
         self.precision = resolve_precision(precision, self.device)
         self.batch_size = batch_size
         self.overlap = overlap
+        self.statistics = statistics
+        self._told: set[str] = set()  # what was warned of; a copy of this translator does not say it again
         self.model.network.to(self.device).eval()
 
     @classmethod
@@ -95,6 +104,7 @@ class Translator:
         device: str | torch.device = "auto",
         batch_size: int | None = None,
         overlap: float = 0.5,
+        statistics: str = "tile",
         precision: str = "auto",
         resize: tuple[int, int] | None = None,
         axes: str | None = None,
@@ -109,6 +119,7 @@ class Translator:
             device: "auto", "cpu", "cuda" or "cuda:N".
             batch_size: planes or patches at once; None: 8 planes, or 1 patch, which is as heavy.
             overlap: share of a 3D patch that its neighbour covers too, in [0, 1).
+            statistics: "tile" or "scan": see :class:`Translator`; of no effect on 2D models.
             precision: "auto" (fp32 for a .pth), "bf16", "fp16" or "fp32".
             resize: pictures only: (width, height) to resize to first (the original's test program: 256 x 256); the
                 translated picture has that size. None keeps each picture's own.
@@ -117,7 +128,7 @@ class Translator:
 
         Raises:
             ModelError: if there is no such model, or its file cannot be used.
-            ConfigError: for a device, precision, batch size, overlap or axes that are not possible.
+            ConfigError: for a device, precision, batch size, overlap, statistics or axes that are not possible.
         """
         file = find_model(path, to)
         made = cls(
@@ -125,6 +136,7 @@ class Translator:
             device=device,
             batch_size=batch_size,
             overlap=overlap,
+            statistics=statistics,
             precision=precision,
             resize=resize,
             axes=axes,
@@ -289,20 +301,28 @@ class Translator:
                 found.append(np.split(array, len(every), axis=1 + axis))
             arrays = [fuse(parts) for parts in zip(*found, strict=True)]
         else:
-            arrays = [
-                translate_patches(
-                    network,
-                    prepared.array,
-                    size,
-                    overlap=self.overlap,
-                    batch_size=self.batch_size,
-                    device=self.device,
-                    precision=self.precision,
-                    progress=progress,
-                )
-                for prepared in every
-            ]
+            arrays = [self._in_patches(*each, progress) for each in zip(every, volumes, strict=True)]
         return arrays
+
+    def _in_patches(self, prepared: Prepared, volume: Volume, progress: Progress | None) -> Array:
+        network, size, array = self.model.network, self.model.sample["size"], prepared.array
+        how: Any = {"batch_size": self.batch_size, "device": self.device, "precision": self.precision}
+        tiled = any(n > patch for n, patch in zip(array.shape[1:], size, strict=True))
+        norms: AbstractContextManager[None] = nullcontext()
+        if tiled and self.statistics == "scan":
+            norms = scan_statistics(network, array, size, **how).held()
+        elif tiled and "tiles" not in self._told and norm_kinds(network):
+            self._told.add("tiles")
+            where, kinds = volume.source.get("path", "volume"), " and ".join(norm_kinds(network))
+            warnings.warn(
+                f"{where}: is translated in tiles of {' x '.join(map(str, size))} voxels, "
+                f"and {kinds} norm takes its statistics from each tile alone: the same "
+                "tissue comes out differently from tile to tile. `medcycle check-tiling` measures by how much; "
+                "--statistics scan (statistics=) takes one set of statistics for all tiles.",
+                stacklevel=4,
+            )
+        with norms:
+            return translate_patches(network, array, size, overlap=self.overlap, progress=progress, **how)
 
     def file(
         self,

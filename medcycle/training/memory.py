@@ -8,24 +8,19 @@ from __future__ import annotations
 
 import math
 import os
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
 from medcycle.config import Config
+from medcycle.device import MARGIN, SHARE, LiveBytes, free_memory
 from medcycle.training.setup import loss_settings
 from medcycle.training.step import CycleGAN, LossSettings, discriminator_losses, generator_losses
 
-MARGIN = 1.4  # workspaces of convolutions, fragmentation (benchmarks.memory: up to 1.35 on a CPU)
-SHARE = 0.9  # of the free memory that a run may plan with
 _SMALLEST = 16  # voxels along an axis of a sample that is advised
 _MOST = 2000  # bytes a voxel and filter of a sample; more than any step of ours needs (measured: 90 to 1200)
 
@@ -188,7 +183,7 @@ def step_bytes(
     """
     count, channels, size = samples
     loss = loss or LossSettings()
-    counter = _Live()
+    counter = LiveBytes()
     try:
         with FakeTensorMode():
             gan = make()
@@ -219,43 +214,6 @@ def set_checkpointing(gan: CycleGAN, flag: bool) -> None:
     for network in networks:
         if hasattr(network, "checkpointing"):
             network.checkpointing = flag
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes free on the GPU, or available in the machine."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    return int(psutil.virtual_memory().available)
-
-
-class _Live(TorchDispatchMode):
-    """Counts the bytes of all tensors that were made inside and are still alive, and their peak."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
-        self._seen: dict[int, weakref.ref[Any]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        tree_map_only(Tensor, self._count, result)
-        return result
-
-    def _count(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._seen:
-            return
-
-        def gone(_: object) -> None:
-            self.now -= size
-            del self._seen[key]
-
-        self._seen[key] = weakref.ref(storage, gone)
-        self.now += size
-        self.peak = max(self.peak, self.now)
 
 
 def _size(count: int) -> str:
