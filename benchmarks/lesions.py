@@ -20,18 +20,20 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import keep
-from medcycle.data.lesions import HEALTHY, ILL, write_lesion_cohort
+from medcycle.data import body_mask
+from medcycle.data.lesions import HEALTHY, ILL, add_lesions, brain_mask, write_lesion_cohort
 from medcycle.evaluation.lesions import Contrast, invented_lesions, lesion_contrasts
 from medcycle.inference import Translator, translate_paths
 from medcycle.io import find_scans, read_volume
 
 SMALL = [
-    *("sample.size=[64, 72]", "train.samples_per_epoch=200", "train.epochs=5", "train.decay_epochs=5"),
-    *("train.validation=0", "train.preview_every=10000", "train.checkpoint_every=10000"),
+    *("sample.size=[64, 72]", "train.samples_per_epoch=200", "train.epochs=2", "train.decay_epochs=1"),
+    *("train.learning_rate=4e-4", "train.validation=0", "train.preview_every=10000", "train.checkpoint_every=10000"),
 ]
-NEW = ["prepare.stretch=[-250, 250]", "loss.structure.mind=5"]
+NEW = ["prepare.stretch=[-100, 150]", "loss.structure.mind=5"]
 SITUATIONS = {"in MR": (ILL, HEALTHY), "in CT": (HEALTHY, ILL)}  # which have lesions in training: MR, CT
 KINDS = {"dark": -1, "bright": 1}  # in CT: cysts and bleeds
+PLACES = 5  # draws of places for lesions in each healthy head
 
 
 def run_training(scans: Path, run: Path, situation: str, overrides: list[str]) -> float:
@@ -54,55 +56,56 @@ def measure(scans: Path, sct: dict[str, Path]) -> dict[str, Any]:
         sct: folders of the test scans with and without lesions, translated, by the ends of their folders' names.
 
     Returns:
-        For "dark" lesions, "bright" ones and "all": "kept" and "invented", shares of the "lesions" there are; "mae",
-        HU, of the scans with lesions; and the "contrasts" of every lesion, true and made, HU.
+        For the "dark" and the "bright" lesions: how many "lesions", the share "kept", the share of healthy places
+        "invented", "contrast" (made over true, mean) and "blobs" in a healthy head. "all": the share of lesions kept,
+        of places where either was invented, and blobs of either kind. "mae" in the mask of the scans with lesions, HU.
     """
     test = scans / "test"
+    names = [path.name for path in find_scans(test / "numbers")]
 
     def hu(folder: Path, name: str) -> Any:
         return read_volume(folder / name).array[0]
 
-    names = [path.name for path in find_scans(test / "numbers")]
-    contrasts: list[Contrast] = []
+    lesions: list[Contrast] = []
+    places: list[float] = []
     errors = []
     for name in names:
-        made, true = hu(sct[ILL], name), hu(test / f"ct-{ILL}", name)
-        spacing = read_volume(test / "brain" / name).spacing
-        found = lesion_contrasts(
-            made,
-            true,
-            hu(test / "numbers", name),
-            hu(test / "brain", name),
-            spacing,
-            healthy=hu(test / f"ct-{HEALTHY}", name),
-        )
-        contrasts += found.values()
-        errors.append(float(np.abs(made - true)[hu(test / "mask", name) > 0].mean()))
+        tissues, spacing = hu(test / "tissues", name).astype(np.int16), read_volume(test / "tissues" / name).spacing
+        brain, healthy, ill = brain_mask(tissues), hu(test / f"ct-{HEALTHY}", name), hu(test / f"ct-{ILL}", name)
+        made, without = hu(sct[ILL], name), hu(sct[HEALTHY], name)
+        numbers = hu(test / "numbers", name)
+        lesions += lesion_contrasts(made, ill, numbers, brain, spacing, healthy).values()
+        for seed in range(PLACES):
+            _, numbers = add_lesions(tissues, seed, int(numbers.max()), spacing=spacing[0])
+            found = lesion_contrasts(without, healthy, numbers, brain, spacing, healthy)
+            places += [contrast.made for contrast in found.values()]
+        errors.append(float(np.abs(made - ill)[body_mask(tissues)].mean()))
+
     result: dict[str, Any] = {}
     for kind, sign in KINDS.items():
-        mine = [contrast for contrast in contrasts if contrast.true * sign > 0]
-        if mine:
-            typical = statistics.mean(contrast.true for contrast in mine)
-            blobs = [
-                invented_lesions(
-                    hu(sct[HEALTHY], name),
-                    hu(test / f"ct-{HEALTHY}", name),
-                    hu(test / "brain", name),
-                    read_volume(test / "brain" / name).spacing,
-                    typical,
-                )
-                for name in names
-            ]
-            count, kept = sum(map(len, blobs)), sum(contrast.kept for contrast in mine)
-            result[kind] = {"lesions": len(mine), "kept": kept / len(mine), "invented": count / len(mine)}
-    total = len(contrasts)
-    result["all"] = {"lesions": total} | {
-        share: sum(found[share] * found["lesions"] for found in result.values()) / total
-        for share in ("kept", "invented")
+        mine = [contrast for contrast in lesions if contrast.true * sign > 0]
+        true, made = (statistics.mean(values) for values in zip(*mine, strict=True))
+        blobs = 0
+        for name in names:
+            images = hu(sct[HEALTHY], name), hu(test / f"ct-{HEALTHY}", name)
+            tissues = read_volume(test / "tissues" / name)
+            blobs += len(invented_lesions(*images, brain_mask(tissues.array[0]), tissues.spacing, true))
+        result[kind] = {
+            "lesions": len(mine),
+            "kept": sum(contrast.seen for contrast in mine) / len(mine),
+            "invented": sum(Contrast(true, place).seen for place in places) / len(places),
+            "contrast": made / true,
+            "blobs": blobs / len(names),
+        }
+    dark, bright = (result[kind] for kind in KINDS)
+    result["all"] = {
+        "lesions": len(lesions),
+        "kept": sum(contrast.seen for contrast in lesions) / len(lesions),
+        "places": len(places),
+        "invented": dark["invented"] + bright["invented"],  # a place cannot be both
+        "blobs": dark["blobs"] + bright["blobs"],
     }
-    result["mae"] = statistics.mean(errors)
-    result["contrasts"] = [[round(value, 1) for value in contrast] for contrast in contrasts]
-    return result
+    return result | {"mae": statistics.mean(errors)}
 
 
 def one(scans: Path, out: Path, model: str, situation: str, overrides: list[str]) -> dict[str, Any]:
@@ -121,14 +124,17 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: one line a model, kinds of lesions side by side."""
 
     def percent(row: dict[str, Any], share: str) -> str:
-        kinds = [f"{row[kind][share]:.0%}" if kind in row else "-" for kind in KINDS]
-        return f"**{row['all'][share]:.0%}** ({', '.join(kinds)})"
+        return f"**{row['all'][share]:.0%}** ({', '.join(f'{row[kind][share]:.0%}' for kind in KINDS)})"
 
     kinds = ", ".join(KINDS)
-    head = f"| model | lesions in training | kept ({kinds}) | invented ({kinds}) | MAE, HU | minutes |"
-    lines = [head, "|---|---|---|---|---|---|"]
+    lines = [
+        f"| model | lesions in training | kept ({kinds}) | invented ({kinds}) | contrast, made / true ({kinds}) "
+        "| blobs a healthy head | MAE, HU | minutes |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
-        cells = (row["model"], row["situation"], percent(row, "kept"), percent(row, "invented"))
+        cells = [row["model"], row["situation"], percent(row, "kept"), percent(row, "invented")]
+        cells += [", ".join(f"{row[kind]['contrast']:.1f}" for kind in KINDS), f"{row['all']['blobs']:.0f}"]
         lines.append(f"| {' | '.join(cells)} | {row['mae']:.0f} | {row['minutes']} |")
     return "\n".join(lines)
 
