@@ -1,7 +1,7 @@
 """Lesions removed and invented (Cohen 2018): python -m benchmarks.lesions [--out JSON] [section.key=value ...]
 
-Phantom heads in two situations: only the MR to train on have lesions, or only the CT. In each, quick.yaml as it is
-("classic") and with the overrides (of the command, else NEW) is trained and translates unseen MR with and without
+Phantom heads in two situations: only the MR to train on have lesions, or only the CT. In each, classic.yaml and
+mri2ct.yaml ("new"; the command's overrides are its own) are trained, small, and translate unseen MR with and without
 lesions. Prints the shares of lesions kept and invented beside the masked error; benchmarks/lesions.md says what counts.
 """
 
@@ -27,25 +27,30 @@ from medcycle.inference import Translator, translate_paths
 from medcycle.io import find_scans, read_volume
 
 SMALL = [
-    *("sample.size=[64, 72]", "train.samples_per_epoch=200", "train.epochs=2", "train.decay_epochs=1"),
-    *("train.learning_rate=4e-4", "train.validation=0", "train.preview_every=10000", "train.checkpoint_every=10000"),
+    *("prepare.spacing=[3, 3, 3]", "sample.size=[64, 72]", "model.generator.filters=16", "model.generator.blocks=4"),
+    *("model.discriminator.filters=32", "model.discriminator.layers=2", "train.learning_rate=4e-4", "train.ema=0.99"),
+    *("train.samples_per_epoch=200", "train.epochs=2", "train.decay_epochs=1", "train.validation=0"),
+    *("train.preview_every=10000", "train.checkpoint_every=200"),
 ]
-NEW = ["prepare.stretch=[-100, 150]", "loss.structure.mind=5"]
+MODELS = {"classic": "classic.yaml", "new": "mri2ct.yaml"}
 SITUATIONS = {"in MR": (ILL, HEALTHY), "in CT": (HEALTHY, ILL)}  # which have lesions in training: MR, CT
 KINDS = {"dark": -1, "bright": 1}  # in CT: cysts and bleeds
 PLACES = 5  # draws of places for lesions in each healthy head
 
 
-def run_training(scans: Path, run: Path, situation: str, overrides: list[str]) -> float:
-    """Train in a process of its own, unless that is done; seconds it took."""
-    mr, ct = SITUATIONS[situation]
-    settings = [f"domains.a.path={scans / 'train' / f'mr-{mr}'}", f"domains.b.path={scans / 'train' / f'ct-{ct}'}"]
-    settings += [f"prepare.cache={run.parent / 'cache'}", *SMALL, *overrides]
-    began = time.monotonic()
-    if not (run / "mr_to_ct.safetensors").is_file():
-        command = [sys.executable, "-m", "medcycle", "train", "--config", "quick.yaml", "--out", str(run), *settings]
+def run_training(scans: Path, run: Path, config: str, situation: str, overrides: list[str]) -> float:
+    """Train in a process of its own, unless that is done; minutes it took (its last part, where it was stopped)."""
+    done = run / "minutes.txt"
+    if not done.is_file():
+        mr, ct = SITUATIONS[situation]
+        settings = [f"domains.a.path={scans / 'train' / f'mr-{mr}'}", f"domains.b.path={scans / 'train' / f'ct-{ct}'}"]
+        settings += [f"prepare.cache={run.parent / 'cache'}", *SMALL, *overrides]
+        resume = ["--resume"] if list((run / "checkpoints").glob("step-*.pt")) else []
+        command = [sys.executable, "-m", "medcycle", "train", "--config", config, "--out", str(run), *resume, *settings]
+        began = time.monotonic()
         subprocess.run(command, check=True, env=os.environ | {"OMP_WAIT_POLICY": "passive"}, capture_output=True)
-    return time.monotonic() - began
+        done.write_text(f"{(time.monotonic() - began) / 60:.1f}\n", encoding="utf-8")
+    return float(done.read_text(encoding="utf-8"))
 
 
 def measure(scans: Path, sct: dict[str, Path]) -> dict[str, Any]:
@@ -111,13 +116,13 @@ def measure(scans: Path, sct: dict[str, Path]) -> dict[str, Any]:
 def one(scans: Path, out: Path, model: str, situation: str, overrides: list[str]) -> dict[str, Any]:
     """Train, translate, measure."""
     run = out / f"{model}-{situation}".replace(" ", "-")
-    seconds = run_training(scans, run, situation, overrides)
+    minutes = run_training(scans, run, MODELS[model], situation, overrides)
     translator = Translator.load(run, to="ct")
     sct = {end: run / f"sct-{end}" for end in (HEALTHY, ILL)}
     for end, folder in sct.items():
         translate_paths(translator, scans / "test" / f"mr-{end}", folder, overwrite=True)
     found = measure(scans, sct)
-    return {"model": model, "situation": situation, "minutes": round(seconds / 60, 1), **found}
+    return {"model": model, "situation": situation, "minutes": minutes, **found}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -144,17 +149,18 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/lesions"), help="folder of scans and runs")
     parser.add_argument("--at-once", type=int, default=1, help="trainings at the same time")
     parser.add_argument("--out", type=Path, help="JSON")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    parser.add_argument("--both", action="append", default=[], metavar="section.key=value", help="of both models")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="of the new model")
     options = parser.parse_args()
     scans: Path = options.work / "scans"
     if not scans.is_dir():
         write_lesion_cohort(options.work / "scans.part").rename(scans)  # an interrupted writing is begun again
-    models: dict[str, list[str]] = {"classic": [], "new": options.overrides or NEW}
-    jobs = [(scans, options.work, model, where, more) for model, more in models.items() for where in SITUATIONS]
+    own = {"classic": [], "new": options.overrides}
+    jobs = [(scans, options.work, model, where, own[model] + options.both) for where in SITUATIONS for model in MODELS]
     with ThreadPoolExecutor(options.at_once) as pool:
         rows = list(pool.map(lambda job: one(*job), jobs))
     print(table(rows))
-    keep(options.out, "lesions", {"overrides": models["new"], "runs": rows})
+    keep(options.out, "lesions", {"overrides": options.overrides, "overrides of both": options.both, "runs": rows})
 
 
 if __name__ == "__main__":

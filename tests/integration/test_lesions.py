@@ -73,7 +73,10 @@ def test_the_benchmark_from_end_to_end(
 
     monkeypatch.setattr(lesions, "subprocess", SimpleNamespace(run=run))
     out = tmp_path / "lesions.json"
-    monkeypatch.setattr("sys.argv", ["lesions", "--work", str(tmp_path / "work"), "--out", str(out), "loss.cycle=20"])
+    both = ["--both", "train.seed=3"]
+    monkeypatch.setattr(
+        "sys.argv", ["lesions", "--work", str(tmp_path / "work"), "--out", str(out), "loss.cycle=20", *both]
+    )
     lesions.main()
     kept = json.loads(out.read_text(encoding="utf-8"))["lesions"]
     assert kept["overrides"] == ["loss.cycle=20"]
@@ -84,6 +87,8 @@ def test_the_benchmark_from_end_to_end(
     for model, weight in (("classic", 10), ("new", 20)):
         config = (tmp_path / "work" / f"{model}-in-MR" / "config.yaml").read_text(encoding="utf-8")
         assert f"cycle: {weight}" in config
+        assert "seed: 3" in config
+        assert ("spectral: true" in config) == (model == "new")
         assert "mr-lesions" in config
         assert "ct-healthy" in config
     assert "| classic | in MR | **" in shown[0]
