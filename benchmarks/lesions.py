@@ -1,7 +1,7 @@
 """Lesions removed and invented (Cohen 2018): python -m benchmarks.lesions [--out JSON] [section.key=value ...]
 
-Phantom heads in two situations: only the MR to train on have lesions, or only the CT. In each, quick.yaml as it is
-("classic") and with the overrides (of the command, else NEW) is trained and translates unseen MR with and without
+Phantom heads in two situations: only the MR to train on have lesions, or only the CT. In each, classic.yaml and
+mri2ct.yaml ("new"; the command's overrides are its own) are trained, small, and translate unseen MR with and without
 lesions. Prints the shares of lesions kept and invented beside the masked error; benchmarks/lesions.md says what counts.
 """
 
@@ -20,30 +20,37 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import keep
-from medcycle.data.lesions import HEALTHY, ILL, write_lesion_cohort
+from medcycle.data import body_mask
+from medcycle.data.lesions import HEALTHY, ILL, add_lesions, brain_mask, write_lesion_cohort
 from medcycle.evaluation.lesions import Contrast, invented_lesions, lesion_contrasts
 from medcycle.inference import Translator, translate_paths
 from medcycle.io import find_scans, read_volume
 
 SMALL = [
-    *("sample.size=[64, 72]", "train.samples_per_epoch=200", "train.epochs=5", "train.decay_epochs=5"),
-    *("train.validation=0", "train.preview_every=10000", "train.checkpoint_every=10000"),
+    *("prepare.spacing=[3, 3, 3]", "sample.size=[64, 72]", "model.generator.filters=16", "model.generator.blocks=4"),
+    *("model.discriminator.filters=32", "model.discriminator.layers=2", "train.learning_rate=4e-4", "train.ema=0.99"),
+    *("train.samples_per_epoch=200", "train.epochs=2", "train.decay_epochs=1", "train.validation=0"),
+    *("train.preview_every=10000", "train.checkpoint_every=200"),
 ]
-NEW = ["prepare.stretch=[-250, 250]", "loss.structure.mind=5"]
+MODELS = {"classic": "classic.yaml", "new": "mri2ct.yaml"}
 SITUATIONS = {"in MR": (ILL, HEALTHY), "in CT": (HEALTHY, ILL)}  # which have lesions in training: MR, CT
 KINDS = {"dark": -1, "bright": 1}  # in CT: cysts and bleeds
+PLACES = 5  # draws of places for lesions in each healthy head
 
 
-def run_training(scans: Path, run: Path, situation: str, overrides: list[str]) -> float:
-    """Train in a process of its own, unless that is done; seconds it took."""
-    mr, ct = SITUATIONS[situation]
-    settings = [f"domains.a.path={scans / 'train' / f'mr-{mr}'}", f"domains.b.path={scans / 'train' / f'ct-{ct}'}"]
-    settings += [f"prepare.cache={run.parent / 'cache'}", *SMALL, *overrides]
-    began = time.monotonic()
-    if not (run / "mr_to_ct.safetensors").is_file():
-        command = [sys.executable, "-m", "medcycle", "train", "--config", "quick.yaml", "--out", str(run), *settings]
+def run_training(scans: Path, run: Path, config: str, situation: str, overrides: list[str]) -> float:
+    """Train in a process of its own, unless that is done; minutes it took (its last part, where it was stopped)."""
+    done = run / "minutes.txt"
+    if not done.is_file():
+        mr, ct = SITUATIONS[situation]
+        settings = [f"domains.a.path={scans / 'train' / f'mr-{mr}'}", f"domains.b.path={scans / 'train' / f'ct-{ct}'}"]
+        settings += [f"prepare.cache={run.parent / 'cache'}", *SMALL, *overrides]
+        resume = ["--resume"] if list((run / "checkpoints").glob("step-*.pt")) else []
+        command = [sys.executable, "-m", "medcycle", "train", "--config", config, "--out", str(run), *resume, *settings]
+        began = time.monotonic()
         subprocess.run(command, check=True, env=os.environ | {"OMP_WAIT_POLICY": "passive"}, capture_output=True)
-    return time.monotonic() - began
+        done.write_text(f"{(time.monotonic() - began) / 60:.1f}\n", encoding="utf-8")
+    return float(done.read_text(encoding="utf-8"))
 
 
 def measure(scans: Path, sct: dict[str, Path]) -> dict[str, Any]:
@@ -54,81 +61,85 @@ def measure(scans: Path, sct: dict[str, Path]) -> dict[str, Any]:
         sct: folders of the test scans with and without lesions, translated, by the ends of their folders' names.
 
     Returns:
-        For "dark" lesions, "bright" ones and "all": "kept" and "invented", shares of the "lesions" there are; "mae",
-        HU, of the scans with lesions; and the "contrasts" of every lesion, true and made, HU.
+        For the "dark" and the "bright" lesions: how many "lesions", the share "kept", the share of healthy places
+        "invented", "contrast" (made over true, mean) and "blobs" in a healthy head. "all": the share of lesions kept,
+        of places where either was invented, and blobs of either kind. "mae" in the mask of the scans with lesions, HU.
     """
     test = scans / "test"
+    names = [path.name for path in find_scans(test / "numbers")]
 
     def hu(folder: Path, name: str) -> Any:
         return read_volume(folder / name).array[0]
 
-    names = [path.name for path in find_scans(test / "numbers")]
-    contrasts: list[Contrast] = []
+    lesions: list[Contrast] = []
+    places: list[float] = []
     errors = []
     for name in names:
-        made, true = hu(sct[ILL], name), hu(test / f"ct-{ILL}", name)
-        spacing = read_volume(test / "brain" / name).spacing
-        found = lesion_contrasts(
-            made,
-            true,
-            hu(test / "numbers", name),
-            hu(test / "brain", name),
-            spacing,
-            healthy=hu(test / f"ct-{HEALTHY}", name),
-        )
-        contrasts += found.values()
-        errors.append(float(np.abs(made - true)[hu(test / "mask", name) > 0].mean()))
+        tissues, spacing = hu(test / "tissues", name).astype(np.int16), read_volume(test / "tissues" / name).spacing
+        brain, healthy, ill = brain_mask(tissues), hu(test / f"ct-{HEALTHY}", name), hu(test / f"ct-{ILL}", name)
+        made, without = hu(sct[ILL], name), hu(sct[HEALTHY], name)
+        numbers = hu(test / "numbers", name)
+        lesions += lesion_contrasts(made, ill, numbers, brain, spacing, healthy).values()
+        for seed in range(PLACES):
+            _, numbers = add_lesions(tissues, seed, int(numbers.max()), spacing=spacing[0])
+            found = lesion_contrasts(without, healthy, numbers, brain, spacing, healthy)
+            places += [contrast.made for contrast in found.values()]
+        errors.append(float(np.abs(made - ill)[body_mask(tissues)].mean()))
+
     result: dict[str, Any] = {}
     for kind, sign in KINDS.items():
-        mine = [contrast for contrast in contrasts if contrast.true * sign > 0]
-        if mine:
-            typical = statistics.mean(contrast.true for contrast in mine)
-            blobs = [
-                invented_lesions(
-                    hu(sct[HEALTHY], name),
-                    hu(test / f"ct-{HEALTHY}", name),
-                    hu(test / "brain", name),
-                    read_volume(test / "brain" / name).spacing,
-                    typical,
-                )
-                for name in names
-            ]
-            count, kept = sum(map(len, blobs)), sum(contrast.kept for contrast in mine)
-            result[kind] = {"lesions": len(mine), "kept": kept / len(mine), "invented": count / len(mine)}
-    total = len(contrasts)
-    result["all"] = {"lesions": total} | {
-        share: sum(found[share] * found["lesions"] for found in result.values()) / total
-        for share in ("kept", "invented")
+        mine = [contrast for contrast in lesions if contrast.true * sign > 0]
+        true, made = (statistics.mean(values) for values in zip(*mine, strict=True))
+        blobs = 0
+        for name in names:
+            images = hu(sct[HEALTHY], name), hu(test / f"ct-{HEALTHY}", name)
+            tissues = read_volume(test / "tissues" / name)
+            blobs += len(invented_lesions(*images, brain_mask(tissues.array[0]), tissues.spacing, true))
+        result[kind] = {
+            "lesions": len(mine),
+            "kept": sum(contrast.seen for contrast in mine) / len(mine),
+            "invented": sum(Contrast(true, place).seen for place in places) / len(places),
+            "contrast": made / true,
+            "blobs": blobs / len(names),
+        }
+    dark, bright = (result[kind] for kind in KINDS)
+    result["all"] = {
+        "lesions": len(lesions),
+        "kept": sum(contrast.seen for contrast in lesions) / len(lesions),
+        "places": len(places),
+        "invented": dark["invented"] + bright["invented"],  # a place cannot be both
+        "blobs": dark["blobs"] + bright["blobs"],
     }
-    result["mae"] = statistics.mean(errors)
-    result["contrasts"] = [[round(value, 1) for value in contrast] for contrast in contrasts]
-    return result
+    return result | {"mae": statistics.mean(errors)}
 
 
 def one(scans: Path, out: Path, model: str, situation: str, overrides: list[str]) -> dict[str, Any]:
     """Train, translate, measure."""
     run = out / f"{model}-{situation}".replace(" ", "-")
-    seconds = run_training(scans, run, situation, overrides)
+    minutes = run_training(scans, run, MODELS[model], situation, overrides)
     translator = Translator.load(run, to="ct")
     sct = {end: run / f"sct-{end}" for end in (HEALTHY, ILL)}
     for end, folder in sct.items():
         translate_paths(translator, scans / "test" / f"mr-{end}", folder, overwrite=True)
     found = measure(scans, sct)
-    return {"model": model, "situation": situation, "minutes": round(seconds / 60, 1), **found}
+    return {"model": model, "situation": situation, "minutes": minutes, **found}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: one line a model, kinds of lesions side by side."""
 
     def percent(row: dict[str, Any], share: str) -> str:
-        kinds = [f"{row[kind][share]:.0%}" if kind in row else "-" for kind in KINDS]
-        return f"**{row['all'][share]:.0%}** ({', '.join(kinds)})"
+        return f"**{row['all'][share]:.0%}** ({', '.join(f'{row[kind][share]:.0%}' for kind in KINDS)})"
 
     kinds = ", ".join(KINDS)
-    head = f"| model | lesions in training | kept ({kinds}) | invented ({kinds}) | MAE, HU | minutes |"
-    lines = [head, "|---|---|---|---|---|---|"]
+    lines = [
+        f"| model | lesions in training | kept ({kinds}) | invented ({kinds}) | contrast, made / true ({kinds}) "
+        "| blobs a healthy head | MAE, HU | minutes |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
-        cells = (row["model"], row["situation"], percent(row, "kept"), percent(row, "invented"))
+        cells = [row["model"], row["situation"], percent(row, "kept"), percent(row, "invented")]
+        cells += [", ".join(f"{row[kind]['contrast']:.1f}" for kind in KINDS), f"{row['all']['blobs']:.0f}"]
         lines.append(f"| {' | '.join(cells)} | {row['mae']:.0f} | {row['minutes']} |")
     return "\n".join(lines)
 
@@ -138,17 +149,18 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/lesions"), help="folder of scans and runs")
     parser.add_argument("--at-once", type=int, default=1, help="trainings at the same time")
     parser.add_argument("--out", type=Path, help="JSON")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    parser.add_argument("--both", action="append", default=[], metavar="section.key=value", help="of both models")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="of the new model")
     options = parser.parse_args()
     scans: Path = options.work / "scans"
     if not scans.is_dir():
         write_lesion_cohort(options.work / "scans.part").rename(scans)  # an interrupted writing is begun again
-    models: dict[str, list[str]] = {"classic": [], "new": options.overrides or NEW}
-    jobs = [(scans, options.work, model, where, more) for model, more in models.items() for where in SITUATIONS]
+    own = {"classic": [], "new": options.overrides}
+    jobs = [(scans, options.work, model, where, own[model] + options.both) for where in SITUATIONS for model in MODELS]
     with ThreadPoolExecutor(options.at_once) as pool:
         rows = list(pool.map(lambda job: one(*job), jobs))
     print(table(rows))
-    keep(options.out, "lesions", {"overrides": models["new"], "runs": rows})
+    keep(options.out, "lesions", {"overrides": options.overrides, "overrides of both": options.both, "runs": rows})
 
 
 if __name__ == "__main__":

@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from medcycle.data.painting import render_ct, render_mr
-from medcycle.data.phantom import Labels, Mask, Tissue, body_mask, make_head
+from medcycle.data.phantom import Labels, Mask, Tissue, make_head
 from medcycle.errors import ScanError
 from medcycle.volume import Volume
 
@@ -93,7 +92,7 @@ def write_lesion_cohort(
         train/mr-healthy/head01.nii.gz, ...   train/mr-lesions/     the same heads
         train/ct-healthy/head07.nii.gz, ...   train/ct-lesions/     other heads
         test/mr-healthy, test/mr-lesions, test/ct-healthy, test/ct-lesions   head13.nii.gz, ...: unseen heads, all four
-        test/numbers (of the lesions, 0 elsewhere), test/brain, test/mask
+        test/numbers (of the lesions, 0 elsewhere), test/tissues (of the healthy head)
 
     Args:
         folder: made where missing; scans of the same names in it are replaced.
@@ -132,12 +131,7 @@ def write_lesion_cohort(
                 write_volume(render_ct(labels, own, spacing=spacing), place / f"ct-{end}" / name)
         if part == "test":
             affine = render_ct(healthy, own, spacing=spacing).affine
-            maps: dict[str, npt.NDArray[np.generic]] = {
-                "numbers": numbers,
-                "brain": brain_mask(healthy),
-                "mask": body_mask(healthy),
-            }
-            for kind, values in maps.items():
+            for kind, values in (("numbers", numbers), ("tissues", healthy)):
                 write_volume(Volume(values[None].astype(np.float32), affine, unit="uint8"), place / kind / name)
         if progress is not None:
             progress(index + 1, len(parts), name)

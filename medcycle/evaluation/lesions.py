@@ -1,9 +1,9 @@
 """Lesions that a translation kept and lesions that it invented, as shares: for Cohen 2018's kind of hallucination.
 
 A lesion is told by its contrast, the mean inside minus the mean of the tissue round it, so that neither noise nor a
-shift of the whole tissue makes or hides one. Invented ones are looked for with balls of several radii, each against the
-shell round it, as blobs are found at the extrema over place and scale (Lindeberg 1998, Feature detection with automatic
-scale selection).
+shift of the whole tissue makes or hides one. The same measure at places that are healthy tells whether one was invented
+there. Where no places are given, blobs are looked for with balls of several radii, each against the shell round it: the
+extrema over place and scale (Lindeberg 1998, Feature detection with automatic scale selection).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from medcycle.errors import ScanError
 from medcycle.evaluation.masked import checked
 
-KEPT = 0.5  # of the true contrast, from which a lesion counts
+SEEN = 0.5  # of the true contrast, from which a lesion counts
 SHELL = 6.0  # mm of tissue round a lesion that it is compared with
 RADII = (6.0, 8.0, 11.0, 14.0)  # mm of the balls that invented lesions are looked for with
 INSIDE = 0.75  # of a ball, and a third of its shell, must lie in the tissue where lesions are looked for
@@ -34,9 +34,9 @@ class Contrast(NamedTuple):
     made: float
 
     @property
-    def kept(self) -> bool:
-        """Of the true sign, and at least half of the true size."""
-        return self.made * math.copysign(1, self.true) >= KEPT * abs(self.true)
+    def seen(self) -> bool:
+        """Whether what was made is seen as the true lesion: of its sign, and at least half its size."""
+        return self.made * math.copysign(1, self.true) >= SEEN * abs(self.true)
 
 
 class Blob(NamedTuple):
@@ -60,7 +60,7 @@ def lesion_contrasts(
     Args:
         prediction: HU, shape (i, j, k) or (i, j).
         reference: HU, with the lesions, the same shape.
-        numbers: 1, 2, ... in the lesions, 0 elsewhere; the same shape.
+        numbers: 1, 2, ... in the lesions (or in places where one might be), 0 elsewhere; the same shape.
         tissue: above 0 where lesions can be, such as the brain; the same shape.
         spacing: mm between voxels along each axis.
         healthy: HU, the reference without lesions, where that is known, as of a phantom. It is taken off both images,
@@ -103,7 +103,7 @@ def invented_lesions(
     contrast: float,
     radii: Sequence[float] = RADII,
 ) -> list[Blob]:
-    """Blobs in the prediction that the reference does not have, with at least half of a lesion's contrast.
+    """Blobs anywhere in the prediction that the reference does not have, with at least half of a lesion's contrast.
 
     Looked for in prediction - reference: the mean in a ball, minus the mean in the shell round it (see
     :func:`lesion_contrasts`), over tissue only. The strongest counts, and whatever overlaps a ball that counts is part
@@ -129,7 +129,7 @@ def invented_lesions(
     step = np.broadcast_to(np.asarray(spacing, np.float64), x.ndim)
     difference = (x - y) * math.copysign(1, contrast)
     maps = np.stack([_local_contrast(difference, inside, step, radius) for radius in radii])
-    scale, *voxels = np.nonzero(maps >= KEPT * abs(contrast))
+    scale, *voxels = np.nonzero(maps >= SEEN * abs(contrast))
     strength, size, places = maps[scale, *voxels], np.asarray(radii)[scale], np.stack(voxels, axis=1)
     blobs = []
     while strength.size:

@@ -79,7 +79,7 @@ def test_cohort_has_every_head_with_and_without_lesions(tmp_path) -> None:
     assert told == [(n, 4, f"head{n:02d}.nii.gz") for n in range(1, 5)]
     assert {path.name for path in (root / "test").iterdir()} == {
         *("mr-healthy", "mr-lesions", "ct-healthy", "ct-lesions"),
-        *("numbers", "brain", "mask"),
+        *("numbers", "tissues"),
     }
     for kind, count in (("mr", 2), ("ct", 1)):
         for end in ("healthy", "lesions"):
@@ -88,9 +88,11 @@ def test_cohort_has_every_head_with_and_without_lesions(tmp_path) -> None:
     def test_scan(kind: str) -> np.ndarray:
         return read_volume(root / "test" / kind / "head04.nii.gz").array[0]
 
-    numbers, brain = test_scan("numbers"), test_scan("brain")
+    numbers, tissues = test_scan("numbers"), test_scan("tissues").astype(np.int16)
     assert set(np.unique(numbers)) == {0, 1}
-    assert (brain[numbers > 0] == 1).all()
+    assert brain_mask(tissues)[numbers > 0].all()
+    own = int(np.random.default_rng([0, 3]).integers(2**31))
+    np.testing.assert_array_equal(tissues, make_head(own, (32, 36, 18), 6.0))
     away = ndimage.distance_transform_edt(numbers == 0) > 4  # beyond the reach of the point spread
     for kind in ("mr", "ct"):
         healthy, ill = test_scan(f"{kind}-healthy"), test_scan(f"{kind}-lesions")

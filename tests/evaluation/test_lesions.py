@@ -43,7 +43,7 @@ def tissue() -> np.ndarray:
 def shares(prediction: np.ndarray, reference: np.ndarray, healthy: np.ndarray, numbers: np.ndarray) -> float:
     found = lesion_contrasts(prediction, reference, numbers, np.ones(SHAPE), SPACING, healthy)
     assert sorted(found) == [1, 2, 3]
-    return sum(contrast.kept for contrast in found.values()) / len(found)
+    return sum(contrast.seen for contrast in found.values()) / len(found)
 
 
 @pytest.mark.parametrize("hu", [-25.0, 40.0])
@@ -139,9 +139,9 @@ def test_contrast_is_the_mean_inside_less_the_mean_around() -> None:
     assert lesion_contrasts(image, image, numbers, half, 3.0)[1] == Contrast(40.0, 40.0)
 
 
-def test_kept_is_half_of_the_contrast_with_its_sign() -> None:
-    assert [Contrast(30, made).kept for made in (15, 14.9, -30, 90)] == [True, False, False, True]
-    assert [Contrast(-30, made).kept for made in (-15, -14.9, 30, -90)] == [True, False, False, True]
+def test_seen_is_half_of_the_contrast_with_its_sign() -> None:
+    assert [Contrast(30, made).seen for made in (15, 14.9, -30, 90)] == [True, False, False, True]
+    assert [Contrast(-30, made).seen for made in (-15, -14.9, 30, -90)] == [True, False, False, True]
 
 
 def test_what_cannot_be_measured_is_refused(healthy, numbers, tissue) -> None:
