@@ -53,6 +53,7 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
         "mri2ct.yaml",
         ["loss.structure.mind=0", "loss.structure.gradient_correlation=0.4"],
     ),
+    "new, and loss.values": ("mri2ct.yaml", ["loss.values=0.25"]),
     "new, 2.5D": ("mri2ct.yaml", ["sample.context=1"]),
     "new, all directions": ("mri2ct.yaml", ["sample.axes=all"]),
     "new, U-Net": (
