@@ -66,7 +66,7 @@ def last_figures(metrics: Path) -> dict[str, str]:
         found = {
             name: value
             for name, value in row.items()
-            if name and value and name.startswith(("validation", "paired", "best"))
+            if name and value and name.startswith(("validation_", "seen_", "paired_mae"))
         }
         if found:
             return {"step": row.get("step") or "", **found}

@@ -146,8 +146,8 @@ def test_last_figures(tmp_path: Path) -> None:
     assert last_figures(file) == {}
     file.write_text("step,cycle_a\n1,0.5\n")
     assert last_figures(file) == {}
-    file.write_text("step,cycle_a,validation_cycle_a,best_mae\n1,0.5,0.4,\n2,0.3,0.2,90\n3,0.1,,\n4,0.")
-    assert last_figures(file) == {"step": "2", "validation_cycle_a": "0.2", "best_mae": "90"}
+    file.write_text("step,cycle_a,validation_cycle_a,paired_mae_b\n1,0.5,0.4,\n2,0.3,0.2,90\n3,0.1,,\n4,0.")
+    assert last_figures(file) == {"step": "2", "validation_cycle_a": "0.2", "paired_mae_b": "90"}
 
 
 def test_a_card_of_little(tmp_path: Path, configure: Write) -> None:
