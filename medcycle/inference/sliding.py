@@ -228,7 +228,7 @@ def scan_statistics(
 ) -> ScanStatistics:
     """What a 3D network's norms take from a scan's patches, side by side: to be held while the scan is translated.
 
-    An eighth of the work that translating with an overlap of a half is.
+    An eighth of the work that translating with an overlap of a half is; more where few patches cover the scan.
 
     Args:
         network: 3D generator, as for :func:`translate_patches`.

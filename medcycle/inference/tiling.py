@@ -103,14 +103,11 @@ class TilingCheck:
             f"tiles of {_by(self.tile)} voxels differ from the scan at once by {found['tile'].mean:.3g} {self.unit} on "
             f"average (limit {self.limit:.3g}): the same tissue depends on where a tile lies. "
         )
-        if "scan" not in found:
-            return said + "Take more overlap (--overlap 0.75), or train on larger patches (sample.size)."
-        if found["scan"].mean < found["tile"].mean:
-            said += f"Translate with --statistics scan ({found['scan'].mean:.3g} {self.unit}), and compare on scans "
-            said += "whose truth you know; or t"
-        else:
-            said += "T"
-        return said + "rain with model.generator.norm=batch or none, whose tiles have nothing of their own."
+        borders = "take more overlap (--overlap 0.75), or train on larger patches (sample.size)."
+        if "scan" in found and found["scan"].mean < found["tile"].mean:
+            held = f"Translate with --statistics scan ({found['scan'].mean:.3g} {self.unit})"
+            return f"{said}{held}; and {borders}" if self.above("scan") else f"{said}{held}."
+        return said + borders.capitalize()
 
     def lines(self) -> list[str]:
         """The findings for a reader."""

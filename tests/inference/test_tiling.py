@@ -179,6 +179,24 @@ def test_a_network_that_cannot_run_without_content_is_tried_whole(translator: Ma
     assert check_tiling(made, make_ball((20, 38, 33))).part == (16, 32, 32)
 
 
+@pytest.mark.parametrize(
+    ("tile", "scan", "says"),
+    [
+        (9.0, 1.0, ""),
+        (20.0, 1.0, "Translate with --statistics scan (1 HU)."),
+        (40.0, 20.0, "Translate with --statistics scan (20 HU); and take more overlap (--overlap 0.75), or train on"),
+        (20.0, 25.0, "lies. Take more overlap (--overlap 0.75), or train on larger patches (sample.size)."),
+        (20.0, None, "lies. Take more overlap (--overlap 0.75), or train on larger patches (sample.size)."),
+    ],
+)
+def test_what_to_do(tile: float, scan: float | None, says: str) -> None:
+    means = {"tile": tile} | ({} if scan is None else {"scan": scan})
+    found = tuple(tiling.Difference(name, mean, mean, mean) for name, mean in means.items())
+    advice = tiling.TilingCheck("", (), TILE, 0.5, 8, (20,) * 3, (20,) * 3, "HU", 10, found).advice()
+    assert says in advice
+    assert bool(says) == bool(advice)
+
+
 # -- translation ------------------------------------------------------------------------------------------------------
 
 
