@@ -15,7 +15,7 @@ import medcycle
 from medcycle.agreement import agreement_range
 from medcycle.config import Config
 from medcycle.data.loader import Sampler
-from medcycle.data.unpaired import ALL
+from medcycle.data.unpaired import AIR, ALL
 from medcycle.errors import ModelError
 from medcycle.io.files import write_file
 from medcycle.model import DomainInfo, Model, read_header, save_model
@@ -27,7 +27,7 @@ from medcycle.training.preview import Plane, preview
 from medcycle.training.runtime import Processes
 from medcycle.training.setup import generator_arguments
 from medcycle.training.signs import SAMPLES, Signs
-from medcycle.training.step import CycleGAN
+from medcycle.training.step import CycleGAN, body
 from medcycle.training.watch import Episode
 
 # Not told to whom a model is given: file names may name patients.
@@ -72,14 +72,23 @@ class Keeper:
 
     @torch.no_grad()
     def cycle(self, n: int) -> dict[str, Tensor | None]:
-        """Everything the exported generators make of one fixed pair of samples."""
+        """Everything the exported generators make of one fixed pair of samples.
+
+        With loss.body_only the body alone, in air, as training and translation have it.
+        """
         gan, (real_a, real_b) = self.gan, self.signs.pair(n)
         a_to_b, b_to_a = gan.average_a_to_b.eval(), gan.average_b_to_a.eval()
-        fake_b, fake_a = a_to_b(real_a), b_to_a(real_b)
-        same = self.config.loss.identity > 0
-        pictures = {
-            "real_a": real_a, "fake_b": fake_b, "cycle_a": b_to_a(fake_b), "same_a": b_to_a(real_a) if same else None,
-            "real_b": real_b, "fake_a": fake_a, "cycle_b": a_to_b(fake_a), "same_b": a_to_b(real_b) if same else None,
+        body_only, same = self.config.loss.body_only, self.config.loss.identity > 0
+
+        def inside(made: Tensor, real: Tensor) -> Tensor:
+            return torch.where(body(real), made, AIR) if body_only else made
+
+        fake_b, fake_a = inside(a_to_b(real_a), real_a), inside(b_to_a(real_b), real_b)
+        pictures: dict[str, Tensor | None] = {
+            "real_a": real_a, "fake_b": fake_b, "cycle_a": inside(b_to_a(fake_b), real_a),
+            "real_b": real_b, "fake_a": fake_a, "cycle_b": inside(a_to_b(fake_a), real_b),
+            "same_a": inside(b_to_a(real_a), real_a) if same else None,
+            "same_b": inside(a_to_b(real_b), real_b) if same else None,
         }  # fmt: skip
         for network in (gan.a_to_b, gan.b_to_a):
             network.train()
@@ -96,15 +105,16 @@ class Keeper:
         return images
 
     def validate(self) -> dict[str, float]:
-        """The signs on fixed samples, and paired errors, by column; writes RUN/best if they are the best so far."""
+        """The signs and the paired errors, by column; writes RUN/best if the signs are the best so far."""
         if not self.process.first:
             return {}
         found = self.signs.measure(self.judged, self.config.train.best)
+        columns = {f"{self.prefix}{name}": value for name, value in found.items()} | self.paired_errors(self.gan)
         score = found.get("score", math.nan)
         if score < self.best[0]:
             self.best = score, self.gan.step
-            self.export_both(self.run / BEST, best={"criterion": self.config.train.best, "score": score})
-        return {f"{self.prefix}{name}": value for name, value in found.items()} | self.paired_errors(self.gan)
+            self.export_both(self.run / BEST, columns, best={"criterion": self.config.train.best, "score": score})
+        return columns
 
     def _best_so_far(self) -> tuple[float, int]:
         """Score and step of RUN/best, where both its files are of the same step of this run's past; else infinity."""
@@ -148,10 +158,13 @@ class Keeper:
         save_checkpoint(self.run / "checkpoints", self.gan, values, self.digest, self.process)
         self.export_both()
 
-    def export_both(self, folder: Path | None = None, **facts: Any) -> None:
-        """Write both generators as model files, and their card, into the run's folder or one in it.
+    def export_both(self, folder: Path | None = None, figures: dict[str, float] | None = None, **facts: Any) -> None:
+        """Write both generators as model files, and their card, into the run's folder, or a folder in it.
 
-        `facts` are recorded in the models.
+        Args:
+            folder: where; the run's own if None.
+            figures: measured of these; None takes the newest of metrics.csv.
+            facts: to be recorded in the files.
         """
         if self.process.first:
             for source, target, network in (
@@ -159,7 +172,12 @@ class Keeper:
                 ("b", "a", self.gan.average_b_to_a),
             ):
                 self.export(source, target, network, folder or self.run, facts)
-            self.write_card(folder or self.run)
+            self.write_card(folder or self.run, None if figures is None else self._written(figures))
+
+    def _written(self, figures: dict[str, float]) -> dict[str, str]:
+        """As metrics.csv will have them."""
+        shown = {name: f"{value:.6g}" for name, value in figures.items() if not name.startswith("seen_")}
+        return {"step": str(self.gan.step)} | shown if shown else {}
 
     def model_path(self, source: str, target: str, folder: Path) -> Path:
         """FOLDER/SOURCE_to_TARGET.safetensors."""
@@ -210,8 +228,8 @@ class Keeper:
         self.agreements[source] = None if found is None else found | {"of": of}
         return self.agreements[source]
 
-    def write_card(self, folder: Path) -> None:
-        """Write FOLDER/MODEL_CARD.md."""
+    def write_card(self, folder: Path, figures: dict[str, str] | None = None) -> None:
+        """Write FOLDER/MODEL_CARD.md, with the newest figures unless some are given."""
         facts = {
             "Steps": f"{self.gan.step} of batches of {self.config.train.batch_size}, in {self.gan.precision}",
             "Generator": "custom" if self.custom else json.dumps(self.config.model.generator.model_dump()),
@@ -219,7 +237,7 @@ class Keeper:
             "Scans and split": f"digest {self.digest}",
             "medcycle": medcycle.__version__,
         }
-        figures = last_figures(self.run / "metrics.csv")
+        figures = figures or last_figures(self.run / "metrics.csv")
         write_file(folder / CARD, model_card(self.config, self.cohorts, self.agreements, figures, facts))
 
     def sentence(self) -> str:

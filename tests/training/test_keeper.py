@@ -117,3 +117,31 @@ def test_what_was_best_by_other_measures_or_of_another_step_is_replaced(cohort: 
     scored(-9, best={"criterion": "cycle", "score": -9})
     path.write_bytes(b"half")  # only one of the two was written
     assert go_on(7, "cycle") > -9
+
+
+def test_the_best_models_have_their_own_card_and_figures(cohort: Path) -> None:
+    run = cohort / "run"
+    train(configure(cohort, validation=0.5, best="cycle"), run, console=QUIET)
+    scores = [float(row["validation_score"]) for row in rows(run)]
+    step = 1 + scores.index(min(scores))
+    card = (run / "best" / "MODEL_CARD.md").read_text()
+    assert f"Validation at step {step}, " in card
+    assert f"- validation_score: {rows(run)[step - 1]['validation_score']}\n" in card
+    assert "Validation at step 6, " in (run / "MODEL_CARD.md").read_text()
+
+
+def test_what_is_made_is_judged_as_it_is_used(cohort: Path) -> None:
+    """With loss.body_only, what a generator does in the air round the body counts nowhere, and raises no alarm."""
+
+    class Bright(torch.nn.Conv2d):
+        def __init__(self, *_: int) -> None:
+            super().__init__(1, 1, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.where(x > -1, x, 1.0) + 0 * super().forward(x)
+
+    values = configure(cohort, epochs=1).model_dump()
+    for body_only in (True, False):
+        values["loss"]["body_only"] = body_only
+        train(parse_config(values), cohort / f"{body_only}", console=QUIET, make_generator=Bright)
+        assert (float(rows(cohort / f"{body_only}")[0]["seen_polarity_b"]) > 0) == body_only

@@ -184,7 +184,7 @@ def test_previews_show_the_middle_plane(scans: Path, tmp_path: Path, monkeypatch
     train(parse_config(values), tmp_path / "run", console=QUIET)
     (_, pictures, _), *_ = shown[0]
     assert pictures[0].shape == (1, 16, 16)
-    np.testing.assert_array_equal(pictures[0], kept[0].fixed[0][0][0, 1:2].numpy())
+    np.testing.assert_array_equal(pictures[0], kept[0].signs.pairs[0][0][0, 1:2].numpy())
 
 
 def test_a_plan_counts_neighbouring_planes_and_an_audit_looks_at_all_directions(scans: Path, tmp_path: Path) -> None:
