@@ -25,6 +25,7 @@ FEW_BLOCKS = ("model.generator.blocks=1",)
 SMALLER: dict[str, tuple[str, ...]] = {
     "harmonize.yaml": (*SLICES, *COARSE, "model.generator.downs=4"),
     "mri2ct-3d.yaml": ("sample.size=[16, 16, 16]", *COARSE, *FEW_BLOCKS),
+    "classic.yaml": (*SLICES, *COARSE, *FEW_BLOCKS),
     "mri2ct.yaml": (*SLICES, *COARSE, *FEW_BLOCKS),
     "quick.yaml": (*SLICES, *COARSE, *FEW_BLOCKS),
 }

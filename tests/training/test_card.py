@@ -51,6 +51,7 @@ def test_the_models_keep_the_range_of_held_out_scans(run: Path) -> None:
             assert 0 < low <= middle <= high < 1
 
 
+@pytest.mark.filterwarnings("ignore:.*is translated in tiles")
 def test_a_training_scan_is_inside_it(run: Path) -> None:
     """What training measured is what translation measures: planes of the same scan, whole in both."""
     scans = sorted((run.parent / "mr").iterdir())
