@@ -24,11 +24,14 @@ from torch import Tensor, nn
 from medcycle.data.unpaired import ALL, AXES
 from medcycle.errors import MedcycleError, ModelError
 from medcycle.networks import build_generator, upstream
+from medcycle.networks.calibrated import CalibratedGenerator
 from medcycle.networks.weights import misfits
 from medcycle.prepare import Preparation
 
 FORMAT = 1
 SUFFIX = ".safetensors"
+
+CALIBRATION = "calibration"  # among the arguments: the knots of the curve, if there is one
 
 _KEY = "medcycle"
 
@@ -48,7 +51,8 @@ class Model:
     Attributes:
         network: the generator, (batch, channel, *size) float32 in [-1, 1] to the same.
         arguments: what built the network: {"kind": "resnet", "in_channels": 1, ...} for
-            :func:`medcycle.networks.build_generator`, or {"kind": "custom"} for an nn.Module of the user's own.
+            :func:`medcycle.networks.build_generator`, or {"kind": "custom"} for an nn.Module of the user's own. With
+            "calibration": 67 it is in a :class:`medcycle.networks.calibrated.CalibratedGenerator` of so many knots.
         source: the domain of the scans that go in.
         target: the domain of the scans that come out.
         sample: {"axes": "axial" | "coronal" | "sagittal" | "all", "size": [256, 256]}: training planes across `axes`
@@ -160,6 +164,8 @@ def load_model(path: str | Path, network: nn.Module | None = None, device: str |
     given = network is not None
     if network is None:
         network = _build(path, arguments)
+    elif CALIBRATION in arguments:
+        network = CalibratedGenerator(network, arguments[CALIBRATION])
     _check_weights(path, network, weights)
     # A network built here has no memory yet (meta device) and takes the file's tensors; a given one is copied into.
     network.load_state_dict(weights, assign=not given)
@@ -338,12 +344,13 @@ def _checked(path: Path, header: Any) -> dict[str, Any]:
 def _build(path: Path, arguments: dict[str, Any]) -> nn.Module:
     """The network that the file describes, on the meta device: no memory is taken on the word of a file."""
     rest = dict(arguments)
-    kind = rest.pop("kind", None)
+    kind, knots = rest.pop("kind", None), rest.pop(CALIBRATION, None)
     if kind == "custom":
         raise ModelError(f"{path}: a custom network; pass it: load_model(path, network=...) or Translator.load(...)")
     try:
         with torch.device("meta"):
-            return build_generator(kind, **rest)
+            network = build_generator(kind, **rest)
+            return network if knots is None else CalibratedGenerator(network, knots)
     except (MedcycleError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(f"{path}: its network cannot be built from {arguments}: {error}") from error
 

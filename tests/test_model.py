@@ -21,6 +21,7 @@ from medcycle.inference import Translator
 from medcycle.io import read_volume
 from medcycle.model import DomainInfo, Model, find_model, load_model, read_header, save_model
 from medcycle.networks import build_generator
+from medcycle.networks.calibrated import CalibratedGenerator
 from medcycle.prepare import Preparation
 from medcycle.volume import Volume
 
@@ -101,6 +102,21 @@ def test_weights_are_copied_not_shared(tmp_path: Path) -> None:
     network[1].weight = network[0].weight  # tied: safetensors alone refuses it
     path = save_model(tmp_path / "m.safetensors", make(network=network, arguments={"kind": "custom"}))
     assert set(load_file(path)) == {"0.weight", "1.weight"}
+
+
+@pytest.mark.parametrize("custom", [False, True])
+def test_a_calibrated_generator_comes_back_with_its_curve(tmp_path: Path, custom: bool) -> None:
+    inner = Custom() if custom else build_generator(**ARGUMENTS)
+    network = CalibratedGenerator.fit(inner, ([-1, 0, 1], [-1, 0.5, 1]))
+    arguments = ({"kind": "custom"} if custom else ARGUMENTS) | {"calibration": 3}
+    path = save_model(tmp_path / "m.safetensors", make(network=network, arguments=arguments))
+    loaded = load_model(path, Custom() if custom else None)
+    images = torch.rand(1, 1, 16, 16) * 2 - 1
+    assert torch.equal(loaded.network(images), network(images))
+    assert not torch.equal(loaded.network(images), inner(images))
+    rewrite(path, lambda header: header["network"].update(calibration=10**9))
+    with pytest.raises(ModelError, match=r"10{9}.*a number from 2"):
+        load_model(path, Custom() if custom else None)
 
 
 def test_custom_network_is_passed_in(tmp_path: Path) -> None:

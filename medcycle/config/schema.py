@@ -373,6 +373,10 @@ class Train(Section):
     """Size of the image buffer (Shrivastava 2017); 0 switches it off."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay a step of the generators' moving average, which is then what is exported; 0 switches it off."""
+    calibrate: bool = False
+    """Whether one curve gives the tissue of what a generator makes the distribution of values that the target domain's
+    training scans have (histogram matching), found anew for every model that is written. For domains that show the same
+    part of the body: what there is more of in one of them is made more of."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """auto: bf16 where the device has it, else fp32. Last layer and losses are always fp32."""
     device: str = "auto"
@@ -437,6 +441,10 @@ class Config(Section):
         if self.loss.values and not self._bodies():
             problems.append(
                 "loss.values needs the body: prepare.foreground true (or null), and domains that are mr or ct"
+            )
+        if self.train.calibrate and not self._bodies():
+            problems.append(
+                "train.calibrate needs the body: prepare.foreground true (or null), and domains that are mr or ct"
             )
         if self.prepare.floor > -1 and not self._bodies():
             problems.append("prepare.floor needs the body: prepare.foreground true (or null), and mr with ct or mr")

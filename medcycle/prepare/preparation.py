@@ -18,6 +18,8 @@ from medcycle.volume import Volume
 
 MODALITIES = ("ct", "mr", "image")
 AIR_HU = -1000.0
+TISSUE_HU = -300.0  # what is less is air, also inside the body
+TISSUE = -0.9  # likewise on the networks' scale, of an MR without a floor
 INSIDE = -0.999999  # the least inside the body where air is set
 
 
@@ -117,6 +119,14 @@ class Preparation:
     @property
     def _sign(self) -> int:
         return -1 if self.invert and self.modality == "mr" else 1
+
+    @property
+    def air_level(self) -> float:
+        """Up to this, on the networks' scale, what is in a prepared scan is air rather than tissue."""
+        if self.modality == "ct":
+            level = intensity.normalize(np.array([TISSUE_HU], dtype=np.float32), *self.window)
+            return float(level[0] if self.stretch is None else intensity.stretch(level, self.window, self.stretch)[0])
+        return (self.floor - 1) / 2 if self.modality == "mr" and self.floor > -1 else TISSUE
 
     # -- forward ------------------------------------------------------------------------------------------------
 

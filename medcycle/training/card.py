@@ -114,6 +114,7 @@ def _training(config: Config) -> dict[str, str]:
     losses = config.loss.model_dump()
     return {
         "Samples": f"{size} voxels" + (f", {config.sample.axes} planes" if len(config.sample.size) == 2 else ""),
+        **({"Calibrated": "to the tissue values of the target's training scans"} if config.train.calibrate else {}),
         "Losses": ", ".join(f"{name} {_plain(value)}" for name, value in losses.items()),
     }
 

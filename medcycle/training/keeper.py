@@ -18,7 +18,10 @@ from medcycle.data.loader import Sampler
 from medcycle.data.unpaired import AIR, ALL
 from medcycle.errors import ModelError
 from medcycle.io.files import write_file
-from medcycle.model import DomainInfo, Model, read_header, save_model
+from medcycle.model import CALIBRATION, DomainInfo, Model, read_header, save_model
+from medcycle.networks.calibrated import CalibratedGenerator
+from medcycle.training.calibration import SAMPLES as SAMPLES_CALIBRATED
+from medcycle.training.calibration import fit_curve
 from medcycle.training.card import CARD, digest, last_figures, model_card
 from medcycle.training.checkpoint import save_checkpoint
 from medcycle.training.cohorts import Cohort, Pairs, samples_as_translated
@@ -188,9 +191,12 @@ class Keeper:
         first, second = self.cohorts[source], self.cohorts[target]
         planes = self.config.sample.planes
         arguments = generator_arguments(self.config, planes * first.channels, planes * second.channels)
+        arguments = {"kind": "custom"} if self.custom else arguments
+        if self.config.train.calibrate:
+            network, arguments = self.calibrated(source, target, network, arguments)
         model = Model(
             network=network,
-            arguments={"kind": "custom"} if self.custom else arguments,
+            arguments=arguments,
             source=DomainInfo(first.domain.name, first.preparation),
             target=DomainInfo(second.domain.name, second.preparation),
             sample=self.config.sample.model_dump(mode="json", include={"axes", "size", "resize", "context"}),
@@ -207,6 +213,23 @@ class Keeper:
             | facts,
         )
         save_model(self.model_path(source, target, folder), model)
+
+    def calibrated(
+        self, source: str, target: str, network: torch.nn.Module, arguments: dict[str, Any]
+    ) -> tuple[torch.nn.Module, dict[str, Any]]:
+        """The generator with its curve, if one can be fitted, and the arguments that build it."""
+        count = SAMPLES_CALIBRATED[len(self.config.sample.size)]
+        given, real = (
+            (
+                torch.as_tensor(sample).to(self.gan.device)
+                for sample in samples_as_translated(self.config, self.cohorts[domain].training, count)
+            )
+            for domain in (source, target)
+        )
+        curve = fit_curve(network, given, real, self.cohorts[target].preparation.air_level)
+        if curve is None:
+            return network, arguments
+        return CalibratedGenerator.fit(network, curve).to(self.gan.device), arguments | {CALIBRATION: len(curve[0])}
 
     def agreement(self, source: str, target: str, network: torch.nn.Module) -> dict[str, Any] | None:
         """The range of structure agreement over held-out samples (else training ones).

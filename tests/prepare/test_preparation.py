@@ -477,3 +477,15 @@ def test_a_floor_needs_the_body_and_a_number_below_one() -> None:
         Preparation(modality="mr", floor=-0.4)
     with pytest.raises(ConfigError, match=r"floor 1\.0"):
         Preparation(modality="mr", floor=1.0, foreground=True)
+
+
+@pytest.mark.parametrize("stretch", [None, (-250.0, 250.0)])
+def test_up_to_the_level_of_air_a_ct_is_at_most_minus_300_hu(stretch: tuple[float, float] | None) -> None:
+    preparation = Preparation(modality="ct", window=(-1024, 2048), stretch=stretch)
+    level = np.full((1, 1, 1, 1), preparation.air_level, dtype=np.float32)
+    assert preparation.in_units(level).item() == pytest.approx(-300, abs=0.5)
+
+
+def test_the_level_of_air_lies_between_air_and_the_floor_of_an_mr() -> None:
+    assert Preparation(modality="mr", foreground=True, floor=-0.4).air_level == pytest.approx(-0.7)
+    assert -1 < Preparation(modality="mr").air_level < -0.8

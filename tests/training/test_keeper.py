@@ -11,7 +11,9 @@ import torch
 from rich.console import Console
 
 from medcycle.config import Config, load_config, parse_config
+from medcycle.inference import Translator
 from medcycle.model import Model, find_model, load_model, save_model
+from medcycle.networks.calibrated import CalibratedGenerator
 from medcycle.training.loop import train
 
 QUIET = Console(quiet=True)
@@ -148,3 +150,18 @@ def test_what_is_made_is_judged_as_it_is_used(cohort: Path) -> None:
         polarity[body_only] = float(rows(cohort / f"{body_only}")[0]["seen_polarity_b"])
     assert polarity[True] > 0
     assert polarity[False] < polarity[True] - 0.5
+
+
+@pytest.mark.parametrize("size", [[16, 16], [8, 8, 8]])
+def test_calibrated_models_are_written_where_asked_for(cohort: Path, size: list[int]) -> None:
+    values = configure(cohort, calibrate=True, epochs=1, samples_per_epoch=2, learning_rate=1e-5).model_dump()
+    values["sample"] |= {"size": size}
+    values["prepare"] |= {"spacing": [2, 2, 2]}
+    train(parse_config(values), cohort / "run", console=QUIET)
+    for model in (load_model(find_model(cohort / "run", domain)) for domain in ("mr", "ct")):
+        assert isinstance(model.network, CalibratedGenerator)
+        assert len(model.network.made) == model.arguments["calibration"]
+        assert float((model.network.made - model.network.real).abs().max()) > 0.05
+    assert "Calibrated: to the tissue values" in (cohort / "run" / "MODEL_CARD.md").read_text()
+    scan = next((cohort / "mr").iterdir())
+    assert Translator.load(cohort / "run", to="ct")(scan).unit == "HU"

@@ -1,0 +1,50 @@
+"""A generator whose values are corrected by one curve, the same for all voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medcycle.errors import ModelError
+
+MOST = 4096  # knots
+
+
+class CalibratedGenerator(nn.Module):
+    """A trained generator, then a rising piecewise linear curve over its values.
+
+    Args:
+        network: the generator, to [-1, 1].
+        knots: of the curve, at least 2. It is the identity until :meth:`fit`.
+
+    Raises:
+        ModelError: for a number of knots that is not possible.
+    """
+
+    made: Tensor
+    real: Tensor
+
+    def __init__(self, network: nn.Module, knots: int) -> None:
+        super().__init__()
+        if type(knots) is not int or not 2 <= knots <= MOST:
+            raise ModelError(f"a calibration of {knots!r} knots: expected a number from 2 to {MOST}")
+        self.network = network
+        for name in ("made", "real"):
+            self.register_buffer(name, torch.linspace(-1, 1, knots))
+
+    @classmethod
+    def fit(cls, network: nn.Module, curve: tuple[Sequence[float], Sequence[float]]) -> CalibratedGenerator:
+        """Of values as they are made, rising from -1 to 1, and what they become."""
+        calibrated = cls(network, len(curve[0]))
+        calibrated.made, calibrated.real = (torch.tensor(values, dtype=torch.float32) for values in curve)
+        return calibrated
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The network's images, (batch, channel, *space) float32, with corrected values."""
+        values: Tensor = self.network(images).float().clamp(-1, 1)
+        made, real = self.made.float(), self.real.float()
+        place = torch.bucketize(values, made[1:-1])
+        slopes = real.diff() / made.diff()
+        return torch.addcmul(real[place], values - made[place], slopes[place])
