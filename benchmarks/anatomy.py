@@ -1,6 +1,6 @@
 """What keeps the anatomy: MR -> CT from unpaired simulated heads, one change at a time, with the table it prints.
 
-    python -m benchmarks.anatomy --scans HEADS [--only classic new] [--seeds 1] [--steps 4000] [--out JSON]
+    python -m benchmarks.anatomy --scans HEADS [--only classic new] [--seeds 1] [--steps 3000] [--out JSON]
 
 HEADS is the folder that the project's head simulator writes (train/mr, train/ct of other heads; test/mr, test/ct,
 test/mask of four unseen heads). Every variant trains with the same number of steps, sizes and samples; the four test
@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
+import json
 import re
 import statistics
-import subprocess
-import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import keep
+from benchmarks.training import run_training
 from medcycle.evaluation import ct_baselines, evaluate
 from medcycle.inference import Translator, translate_paths
 from medcycle.io import find_scans
@@ -28,7 +27,8 @@ from medcycle.io import find_scans
 # 2 CPU cores, five heads of 2 mm, thousands of steps instead of hundreds of thousands: small networks, whole planes.
 SIZES = [
     *("prepare.spacing=[2, 2, 2]", "sample.size=[112, 112]", "model.generator.filters=16", "model.generator.blocks=4"),
-    *("train.samples_per_epoch=100", "train.validation=0", "train.ema=0.99", "train.learning_rate=3e-4"),
+    *("model.discriminator.filters=32", "train.ema=0.998", "train.learning_rate=3e-4", "train.threads=1"),
+    *("train.samples_per_epoch=100", "train.validation=0"),
     *("train.preview_every=1000", "train.checkpoint_every=1000", "train.log_every=100"),
 ]
 INSTANCE = ["model.discriminator.norm=instance", "model.discriminator.spectral=false"]
@@ -70,18 +70,15 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
 def one(scans: Path, work: Path, name: str, seed: int, steps: int, more: list[str]) -> dict[str, Any]:
     """Train one variant (unless it has been), translate the test heads and score them."""
     config, overrides = VARIANTS[name]
-    run = work / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}-{seed}"
+    run = work / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}-{steps}-{seed}"
     epochs = steps // 100
     settings = [f"domains.a.path={scans / 'train' / 'mr'}", f"domains.b.path={scans / 'train' / 'ct'}"]
     settings += [f"prepare.cache={work / 'cache'}", f"train.seed={seed}", *SIZES]
     settings += [f"train.epochs={epochs - epochs // 2}", f"train.decay_epochs={epochs // 2}", *overrides, *more]
-    kept = run / "minutes.txt"
-    if not kept.is_file():
-        began = time.monotonic()
-        resume = ["--resume"] if (run / "config.yaml").is_file() else []
-        command = [sys.executable, "-m", "medcycle", "train", "--config", config, "--out", str(run), *resume, *settings]
-        subprocess.run(command, check=True, env=os.environ | {"OMP_WAIT_POLICY": "passive"}, stdout=subprocess.DEVNULL)
-        kept.write_text(f"{(time.monotonic() - began) / 60:.1f}\n")
+    scored = run / "score.json"  # found again by a later call for more variants
+    if scored.is_file():
+        return json.loads(scored.read_text(encoding="utf-8"))
+    minutes = run_training(config, run, settings)
     test = scans / "test"
     translate_paths(Translator.load(run, to="ct", precision="fp32"), test / "mr", run / "sct", overwrite=True)
     score = functools.partial(evaluate, run / "sct", test / "ct", test / "mask", inputs=test / "mr")
@@ -89,7 +86,9 @@ def one(scans: Path, work: Path, name: str, seed: int, steps: int, more: list[st
     found = score(metrics="synthrad2023", out=run / "evaluation", baselines=baselines).mean
     found |= score(metrics="anatomy", out=run / "evaluation-anatomy").mean
     means = {key: round(float(value), 3) for key, value in found.items()}
-    return {"variant": name, "seed": seed, "steps": steps, "minutes": float(kept.read_text()), **means}
+    row = {"variant": name, "seed": seed, "steps": steps, "minutes": minutes, **means}
+    scored.write_text(json.dumps(row), encoding="utf-8")
+    return row
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -115,16 +114,16 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/anatomy"), help="folder of the runs")
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="VARIANT")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=1000, help="a multiple of 100")
+    parser.add_argument("--steps", type=int, default=3000, help="a multiple of 100")
+    parser.add_argument("--at-once", type=int, default=1, help="trainings at the same time")
     parser.add_argument("--set", nargs="*", default=[], metavar="section.key=value", help="overrides for all variants")
     parser.add_argument("--out", type=Path, help="JSON of the figures")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for seed in range(options.seeds):
-        for name in options.only:
-            rows.append(one(options.scans, options.work, name, seed, options.steps, options.set))
-            print(table(rows), flush=True)
+    jobs = [(name, seed, options.steps, options.set) for seed in range(options.seeds) for name in options.only]
+    with ThreadPoolExecutor(options.at_once) as pool:
+        rows = list(pool.map(lambda job: one(options.scans, options.work, *job), jobs))
+    print(table(rows))
     keep(options.out, "means over 4 unseen heads", rows)
 
 

@@ -8,11 +8,7 @@ lesions. Prints the shares of lesions kept and invented beside the masked error;
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import keep
+from benchmarks.training import run_training
 from medcycle.data import body_mask
 from medcycle.data.lesions import HEALTHY, ILL, add_lesions, brain_mask, write_lesion_cohort
 from medcycle.evaluation.lesions import Contrast, invented_lesions, lesion_contrasts
@@ -36,21 +33,6 @@ MODELS = {"classic": "classic.yaml", "new": "mri2ct.yaml"}
 SITUATIONS = {"in MR": (ILL, HEALTHY), "in CT": (HEALTHY, ILL)}  # which have lesions in training: MR, CT
 KINDS = {"dark": -1, "bright": 1}  # in CT: cysts and bleeds
 PLACES = 5  # draws of places for lesions in each healthy head
-
-
-def run_training(scans: Path, run: Path, config: str, situation: str, overrides: list[str]) -> float:
-    """Train in a process of its own, unless that is done; minutes it took (its last part, where it was stopped)."""
-    done = run / "minutes.txt"
-    if not done.is_file():
-        mr, ct = SITUATIONS[situation]
-        settings = [f"domains.a.path={scans / 'train' / f'mr-{mr}'}", f"domains.b.path={scans / 'train' / f'ct-{ct}'}"]
-        settings += [f"prepare.cache={run.parent / 'cache'}", *SMALL, *overrides]
-        resume = ["--resume"] if list((run / "checkpoints").glob("step-*.pt")) else []
-        command = [sys.executable, "-m", "medcycle", "train", "--config", config, "--out", str(run), *resume, *settings]
-        began = time.monotonic()
-        subprocess.run(command, check=True, env=os.environ | {"OMP_WAIT_POLICY": "passive"}, capture_output=True)
-        done.write_text(f"{(time.monotonic() - began) / 60:.1f}\n", encoding="utf-8")
-    return float(done.read_text(encoding="utf-8"))
 
 
 def measure(scans: Path, sct: dict[str, Path]) -> dict[str, Any]:
@@ -116,7 +98,10 @@ def measure(scans: Path, sct: dict[str, Path]) -> dict[str, Any]:
 def one(scans: Path, out: Path, model: str, situation: str, overrides: list[str]) -> dict[str, Any]:
     """Train, translate, measure."""
     run = out / f"{model}-{situation}".replace(" ", "-")
-    minutes = run_training(scans, run, MODELS[model], situation, overrides)
+    mr, ct = SITUATIONS[situation]
+    settings = [f"domains.a.path={scans / 'train' / f'mr-{mr}'}", f"domains.b.path={scans / 'train' / f'ct-{ct}'}"]
+    settings += [f"prepare.cache={out / 'cache'}", *SMALL, *overrides]
+    minutes = run_training(MODELS[model], run, settings)
     translator = Translator.load(run, to="ct")
     sct = {end: run / f"sct-{end}" for end in (HEALTHY, ILL)}
     for end, folder in sct.items():

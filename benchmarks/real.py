@@ -1,0 +1,223 @@
+"""Real pairs: python -m benchmarks.real --data DATA [--only harvard open-ms] [--steps 2000] [--out JSON]
+
+DATA holds harvard-mr-ct (slices of eight patients, MR and CT as displayed) and open-ms (T1 and FLAIR of two patients,
+and their lesions), which are not part of this repository. The classic model and what mri2ct.yaml makes of it train with
+the same sizes and steps, unpaired, and are scored on other patients. benchmarks/real.md tells the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import statistics
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from benchmarks.machine import keep
+from benchmarks.training import run_training
+from medcycle.evaluation.lesions import lesion_contrasts
+from medcycle.inference import Translator, translate_paths
+from medcycle.io import read_volume, write_volume
+from medcycle.prepare import find_foreground
+from medcycle.volume import Volume
+
+Array = npt.NDArray[Any]
+
+SIZES = [
+    *("model.generator.filters=16", "model.generator.blocks=4", "model.discriminator.filters=32"),
+    *("train.learning_rate=3e-4", "train.ema=0.998", "train.samples_per_epoch=100", "train.validation=0"),
+    *("train.preview_every=1000", "train.checkpoint_every=1000", "train.log_every=100", "train.threads=1"),
+]
+MODELS = {"classic": ("classic.yaml", ["model.generator.upsample=resize"]), "new": ("mri2ct.yaml", [])}
+
+# --- Harvard: CT as displayed, grey values, where 0 is air, fat and scalp, and 255 bone -------------------------------
+
+GREY = (0, 20, 230, 255)  # of the pictures, taken for
+HU = (-1000, 0, 80, 800)
+RIM = 240  # grey: brighter is the skull
+TESTED = ("case16", "case32", "case41")  # every third patient; the others are trained on
+
+
+def harvard_scans(data: Path, scans: Path) -> None:
+    """The slices of each patient as one volume: scans/train/mr, scans/train/ct, scans/test/mr, scans/test/ct."""
+    for case in sorted({path.name.partition("_")[0] for path in (data / "mr").glob("*.png")}):
+        for kind in ("mr", "ct"):
+            planes = [np.asarray(Image.open(path).convert("L")) for path in sorted((data / kind).glob(f"{case}_*.png"))]
+            grey = np.stack([plane.T for plane in planes], axis=2)[None].astype(np.float32)
+            values = np.interp(grey, GREY, HU).astype(np.float32) if kind == "ct" else grey
+            # Pictures are seen from below, the nose up.
+            volume = Volume(values, np.diag([-1.0, -1.0, 5.0, 1.0]), "HU" if kind == "ct" else "a.u.")
+            write_volume(volume, scans / ("test" if case in TESTED else "train") / kind / f"{case}.nii.gz")
+
+
+def harvard_score(scans: Path, sct: Path, pictures: Path) -> dict[str, float]:
+    """Means over the unseen patients: SSIM and mean absolute error of grey values in the head, Dice of the rim."""
+    rows, shown = [], []
+    for name in (f"{case}.nii.gz" for case in TESTED):
+        mr, *both = (read_volume(folder / name) for folder in (scans / "test" / "mr", scans / "test" / "ct", sct))
+        true, made = (np.interp(volume.array[0], HU, GREY) for volume in both)
+        head = find_foreground(mr.array, mr.affine, "mr") | (true > GREY[1])
+        maps = [_ssim(made[..., k], true[..., k], 255) for k in range(true.shape[2])]
+        mine, theirs = made > RIM, true > RIM
+        rows.append({
+            "ssim": float(np.stack(maps, axis=2)[head].mean()),
+            "mae": float(np.abs(made - true)[head].mean()),
+            "dice_rim": float(2 * (mine & theirs).sum() / (mine.sum() + theirs.sum())),
+        })  # fmt: skip
+        for k in (true.shape[2] // 3, 2 * true.shape[2] // 3):
+            grey = mr.array[0, ..., k] * (255 / np.percentile(mr.array, 99.8))
+            shown.append(np.concatenate([plane.T for plane in (grey, true[..., k], made[..., k])]))
+    _picture(pictures, np.concatenate(shown, axis=1))
+    return _means(rows)
+
+
+# --- open-ms: T1 to FLAIR, trained on one patient, measured on the other ----------------------------------------------
+
+PATIENTS = ("patient07", "patient19")
+SMALLEST = 20  # voxels (mm^3) of a lesion that counts
+
+
+def ms_score(data: Path, patient: str, made_path: Path, pictures: Path) -> dict[str, float]:
+    """In the brain, both images with mean 0 and standard deviation 1: MAE, SSIM, correlation; contrast of lesions."""
+    from scipy.ndimage import label
+
+    t1, flair, lesions = (read_volume(data / patient / f"{name}.nii.gz") for name in ("T1", "FLAIR", "lesions"))
+    brain = find_foreground(t1.array, t1.affine, "mr") & (t1.array[0] > 0)
+    true, made = (_standard(volume.array[0], brain) for volume in (flair, read_volume(made_path)))
+    low, high = np.percentile(true[brain], (0.5, 99.5))
+    numbers, count = label(lesions.array[0] > 0)
+    sizes = np.bincount(numbers.ravel(), minlength=count + 1)
+    numbers[(sizes < SMALLEST)[numbers]] = 0
+    # What shells are made of: no lesion, however small, but what is like it.
+    tissue = brain & ~((lesions.array[0] > 0) & (numbers == 0))
+    found = list(lesion_contrasts(made, true, numbers, tissue, flair.spacing).values())
+    bright = [contrast for contrast in found if contrast.true > 0]
+    k = int(np.argmax((numbers > 0).sum((0, 1))))
+    seen = [(image[..., k] - low) / (high - low) * 255 for image in (_standard(t1.array[0], brain), true, made)]
+    _picture(pictures, np.rot90(np.concatenate(seen)))
+    return {
+        "mae": float(np.abs(made - true)[brain].mean()),
+        "ssim": float(_ssim(made, true, high - low)[brain].mean()),
+        "correlation": float(np.corrcoef(made[brain], true[brain])[0, 1]),
+        "lesions": float(len(bright)),
+        "lesions_kept": sum(contrast.seen for contrast in bright) / len(bright),
+        "contrast": statistics.mean(c.made for c in bright) / statistics.mean(c.true for c in bright),
+    }
+
+
+def _ssim(made: Array, true: Array, span: float) -> Array:
+    """The map of SSIM (Wang 2004)."""
+    from skimage.metrics import structural_similarity
+
+    how: dict[str, Any] = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "full": True}
+    found: Array = structural_similarity(made, true, data_range=span, **how)[1]
+    return found
+
+
+def _standard(image: Array, where: Array) -> Array:
+    """Mean 0 and standard deviation 1 where it is asked, 0 elsewhere."""
+    inside = image[where]
+    return np.where(where, (image - inside.mean()) / inside.std(), 0)
+
+
+def _picture(path: Path, grey: Array) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).save(path)
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {key: statistics.mean(row[key] for row in rows) for key in rows[0]}
+
+
+# --- Both -------------------------------------------------------------------------------------------------------------
+
+
+def settings_of(run: Path, steps: int, a: tuple[str, Path, str], b: tuple[str, Path, str]) -> list[str]:
+    """Where the scans lie, as (name, path, modality) of both domains, and for how long to train."""
+    both = zip("ab", (a, b), strict=True)
+    places = [f"domains.{key}={{name: {name}, path: {path}, modality: {what}}}" for key, (name, path, what) in both]
+    epochs = steps // 100
+    schedule = [f"train.epochs={epochs - epochs // 2}", f"train.decay_epochs={epochs // 2}"]
+    return [*places, f"prepare.cache={run.parent / 'cache'}", *schedule, *SIZES]
+
+
+def harvard(data: Path, work: Path, model: str, steps: int, more: list[str]) -> dict[str, Any]:
+    config, own = MODELS[model]
+    scans, run = work / "harvard-scans", work / f"harvard-{model}"
+    domains = ("mr", scans / "train" / "mr", "mr"), ("ct", scans / "train" / "ct", "ct")
+    settings = settings_of(run, steps, *domains)
+    # What is displayed ends at 80 HU, and then there is bone.
+    settings += ["prepare.spacing=[2, 2, null]", "sample.size=[112, 128]", *own, *more]
+    minutes = run_training(config, run, settings)
+    translate_paths(Translator.load(run, to="ct"), scans / "test" / "mr", run / "sct", overwrite=True)
+    found = harvard_score(scans, run / "sct", work / f"harvard-{model}.png")
+    return {"data": "harvard", "model": model, "minutes": minutes, **found}
+
+
+def open_ms(data: Path, work: Path, model: str, steps: int, more: list[str]) -> dict[str, Any]:
+    config, own = MODELS[model]
+    rows = []
+    for tested, trained in (PATIENTS, PATIENTS[::-1]):
+        run = work / f"open-ms-{model}-tested-{tested}"
+        domains = (("t1", data / trained / "T1.nii.gz", "mr"), ("flair", data / trained / "FLAIR.nii.gz", "mr"))
+        settings = settings_of(run, steps, *domains)
+        settings += ["prepare.spacing=[2, 2, 2]", "sample.size=[80, 96]", *own]
+        # Between two MR no bone is to be told from air.
+        settings += ["prepare.invert=false", "prepare.floor=-1", "prepare.cavities=false", *more]
+        minutes = run_training(config, run, settings)
+        made = Translator.load(run, to="flair").file(data / tested / "T1.nii.gz", run / "flair.nii.gz")
+        picture = work / f"open-ms-{model}-{tested}.png"
+        rows.append({"minutes": minutes} | ms_score(data, tested, made, picture))
+    return {"data": "open-ms", "model": model, **_means(rows), "patients": dict(zip(PATIENTS, rows, strict=True))}
+
+
+SETS: dict[str, Callable[..., dict[str, Any]]] = {"harvard": harvard, "open-ms": open_ms}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown, a table for each data set."""
+    parts = []
+    for name in dict.fromkeys(row["data"] for row in rows):
+        mine = [row for row in rows if row["data"] == name]
+        columns = [key for key, value in mine[0].items() if isinstance(value, float)]
+        lines = ["| " + " | ".join([name, *columns]) + " |", "|---" * (len(columns) + 1) + "|"]
+        lines += ["| " + " | ".join([row["model"], *(f"{row[key]:.3g}" for key in columns)]) + " |" for row in mine]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of harvard-mr-ct and open-ms")
+    parser.add_argument("--work", type=Path, default=Path("runs/real"))
+    parser.add_argument("--only", nargs="+", choices=list(SETS), default=list(SETS))
+    parser.add_argument("--steps", type=int, default=2000, help="a multiple of 100")
+    parser.add_argument("--at-once", type=int, default=1, help="trainings at the same time")
+    parser.add_argument("--set", nargs="*", default=[], metavar="section.key=value", help="overrides of the new model")
+    parser.add_argument("--out", type=Path, help="JSON")
+    options = parser.parse_args()
+    folders = {"harvard": options.data / "harvard-mr-ct", "open-ms": options.data / "open-ms"}
+    if "harvard" in options.only and not (options.work / "harvard-scans").is_dir():
+        part = options.work / "harvard-scans.part"
+        harvard_scans(folders["harvard"], part)
+        part.rename(options.work / "harvard-scans")
+    own: dict[str, list[str]] = {"classic": [], "new": options.set}
+    jobs = [
+        functools.partial(SETS[name], folders[name], options.work, model, options.steps, own[model])
+        for name in options.only
+        for model in MODELS
+    ]
+    with ThreadPoolExecutor(options.at_once) as pool:
+        rows = list(pool.map(lambda job: job(), jobs))
+    print(table(rows))
+    keep(options.out, "means over unseen patients", {"steps": options.steps, "set": options.set, "runs": rows})
+
+
+if __name__ == "__main__":
+    main()
