@@ -33,37 +33,38 @@ SIZES = [
 ]
 INSTANCE = ["model.discriminator.norm=instance", "model.discriminator.spectral=false"]
 OLD_WEIGHTS = ["loss.cycle=10", "loss.structure.mind=0"]
-# Configuration and overrides; each "without" takes one thing back from mri2ct.yaml.
+ONE_DIRECTION = ["sample.axes=axial", "train.calibrate=false"]
+# Configuration and overrides; after "new", each changes one thing of it.
 VARIANTS: dict[str, tuple[str, list[str]]] = {
     "classic": ("classic.yaml", ["model.generator.upsample=resize"]),
     "classic, inverted MR": (
         "mri2ct.yaml",
-        [*INSTANCE, *OLD_WEIGHTS, "prepare.stretch=null", "prepare.floor=-1", "prepare.cavities=false"],
+        [*INSTANCE, *OLD_WEIGHTS, "prepare.stretch=null", "prepare.floor=-1", "prepare.cavities=false", *ONE_DIRECTION],
     ),
     "new (mri2ct.yaml)": ("mri2ct.yaml", []),
+    "without calibration": ("mri2ct.yaml", ["train.calibrate=false"]),
+    "axial planes only": ("mri2ct.yaml", ["sample.axes=axial"]),
+    "axial planes with their neighbours (2.5D)": ("mri2ct.yaml", ["sample.axes=axial", "sample.context=1"]),
     "without stretch": ("mri2ct.yaml", ["prepare.stretch=null"]),
     "without floor": ("mri2ct.yaml", ["prepare.floor=-1"]),
     "without cavities": ("mri2ct.yaml", ["prepare.cavities=false"]),
     "without MIND": ("mri2ct.yaml", ["loss.structure.mind=0"]),
+    "MIND 0.4": ("mri2ct.yaml", ["loss.structure.mind=0.4"]),
     "without spectral norm": ("mri2ct.yaml", INSTANCE),
-    "cycle 10, MIND 3": ("mri2ct.yaml", ["loss.cycle=10", "loss.structure.mind=3"]),
-    "new, masked losses": ("mri2ct.yaml", ["loss.body_only=true"]),
-    "new, PatchNCE instead of MIND": ("mri2ct.yaml", ["loss.structure.mind=0", "loss.structure.patch_nce=0.4"]),
-    "new, gradient correlation instead of MIND": (
+    "cycle 10, MIND 8": ("mri2ct.yaml", ["loss.cycle=10", "loss.structure.mind=8"]),
+    "masked losses": ("mri2ct.yaml", ["loss.body_only=true"]),
+    "PatchNCE instead of MIND": ("mri2ct.yaml", ["loss.structure.mind=0", "loss.structure.patch_nce=0.4"]),
+    "gradient correlation instead of MIND": (
         "mri2ct.yaml",
-        ["loss.structure.mind=0", "loss.structure.gradient_correlation=0.4"],
+        ["loss.structure.mind=0", "loss.structure.gradient_correlation=1"],
     ),
-    "new, and loss.values": ("mri2ct.yaml", ["loss.values=0.25"]),
-    "new, 2.5D": ("mri2ct.yaml", ["sample.context=1"]),
-    "new, all directions": ("mri2ct.yaml", ["sample.axes=all"]),
-    "new, U-Net": (
-        "mri2ct.yaml",
-        ["model.generator={kind: unet, filters: 16, downs: 4, upsample: resize}"],
-    ),
-    "new, transformer U-Net": (
-        "mri2ct.yaml",
-        ["model.generator={kind: vit, filters: 16, downs: 3, layers: 4, heads: 4}"],
-    ),
+    "and loss.values": ("mri2ct.yaml", ["loss.values=0.25"]),
+    "U-Net": ("mri2ct.yaml", ["model.generator={kind: unet, filters: 16, downs: 4, upsample: resize}"]),
+    "transformer U-Net": ("mri2ct.yaml", ["model.generator={kind: vit, filters: 16, downs: 3, layers: 4, heads: 4}"]),
+    "self-attention": ("mri2ct.yaml", ["model.generator.attention=true"]),
+    "mask-guided": ("mri2ct.yaml", ["model.generator.kind=masked", "loss.mask=0.1"]),
+    "discriminators of two scales": ("mri2ct.yaml", ["model.discriminator.scales=2"]),
+    "R1": ("mri2ct.yaml", ["loss.r1=1"]),
 }
 
 

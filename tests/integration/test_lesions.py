@@ -71,7 +71,7 @@ def test_the_benchmark_from_end_to_end(
         ran = medcycle(*command[3:])
         assert ran.code == 0, ran.err
 
-    monkeypatch.setattr(lesions, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(training, "subprocess", SimpleNamespace(run=run))
     out = tmp_path / "lesions.json"
     both = ["--both", "train.seed=3"]
     monkeypatch.setattr(
