@@ -25,9 +25,9 @@ from medcycle.io import find_scans, read_volume
 
 SMALL = [
     *("prepare.spacing=[3, 3, 3]", "sample.size=[64, 72]", "model.generator.filters=16", "model.generator.blocks=4"),
-    *("model.discriminator.filters=32", "model.discriminator.layers=2", "train.learning_rate=4e-4", "train.ema=0.99"),
-    *("train.samples_per_epoch=200", "train.epochs=2", "train.decay_epochs=1", "train.validation=0"),
-    *("train.preview_every=10000", "train.checkpoint_every=200"),
+    *("model.discriminator.filters=32", "model.discriminator.layers=2", "train.learning_rate=4e-4", "train.ema=0.998"),
+    *("train.samples_per_epoch=200", "train.epochs=8", "train.decay_epochs=7", "train.validation=0"),
+    *("train.preview_every=10000", "train.checkpoint_every=1000", "train.threads=1"),
 ]
 MODELS = {"classic": "classic.yaml", "new": "mri2ct.yaml"}
 SITUATIONS = {"in MR": (ILL, HEALTHY), "in CT": (HEALTHY, ILL)}  # which have lesions in training: MR, CT

@@ -152,8 +152,8 @@ def harvard(data: Path, work: Path, model: str, steps: int, more: list[str]) -> 
     scans, run = work / "harvard-scans", work / f"harvard-{model}"
     domains = ("mr", scans / "train" / "mr", "mr"), ("ct", scans / "train" / "ct", "ct")
     settings = settings_of(run, steps, *domains)
-    # What is displayed ends at 80 HU, and then there is bone.
-    settings += ["prepare.spacing=[2, 2, null]", "sample.size=[112, 128]", *own, *more]
+    # Slices lie too far apart for other planes.
+    settings += ["prepare.spacing=[2, 2, null]", "sample.axes=axial", "sample.size=[112, 128]", *own, *more]
     minutes = run_training(config, run, settings)
     translate_paths(Translator.load(run, to="ct"), scans / "test" / "mr", run / "sct", overwrite=True)
     found = harvard_score(scans, run / "sct", work / f"harvard-{model}.png")

@@ -59,6 +59,8 @@ def read_numbers(scans: Path, tissues: np.ndarray) -> np.ndarray:
 def test_the_benchmark_from_end_to_end(
     lesions: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, medcycle: Callable[..., Any]
 ) -> None:
+    import benchmarks.training
+
     small = {"heads": (1, 1, 1), "lesions": 2, "shape": (36, 40, 20), "spacing": 5.5}
     monkeypatch.setattr(lesions, "write_lesion_cohort", lambda folder: write_lesion_cohort(folder, **small))
     monkeypatch.setattr(lesions, "SMALL", [*lesions.SMALL, *TINY])
@@ -71,7 +73,7 @@ def test_the_benchmark_from_end_to_end(
         ran = medcycle(*command[3:])
         assert ran.code == 0, ran.err
 
-    monkeypatch.setattr(training, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(benchmarks.training, "subprocess", SimpleNamespace(run=run))
     out = tmp_path / "lesions.json"
     both = ["--both", "train.seed=3"]
     monkeypatch.setattr(
