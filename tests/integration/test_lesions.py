@@ -73,7 +73,7 @@ def test_the_benchmark_from_end_to_end(
         ran = medcycle(*command[3:])
         assert ran.code == 0, ran.err
 
-    monkeypatch.setattr(benchmarks.training, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(benchmarks.training, "subprocess", SimpleNamespace(run=run, DEVNULL=None))
     out = tmp_path / "lesions.json"
     both = ["--both", "train.seed=3"]
     monkeypatch.setattr(
