@@ -62,6 +62,7 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "U-Net": ("mri2ct.yaml", ["model.generator={kind: unet, filters: 16, downs: 4, upsample: resize}"]),
     "transformer U-Net": ("mri2ct.yaml", ["model.generator={kind: vit, filters: 16, downs: 3, layers: 4, heads: 4}"]),
     "self-attention": ("mri2ct.yaml", ["model.generator.attention=true"]),
+    "relative position": ("mri2ct.yaml", ["model.generator.position=true"]),
     "mask-guided": ("mri2ct.yaml", ["model.generator.kind=masked", "loss.mask=0.1"]),
     "discriminators of two scales": ("mri2ct.yaml", ["model.discriminator.scales=2"]),
     "R1": ("mri2ct.yaml", ["loss.r1=1"]),

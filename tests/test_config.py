@@ -206,6 +206,7 @@ def test_another_kind_drops_the_settings_of_the_first(tmp_path: Path) -> None:
     config = load_config(path, ["model.generator.kind=unet", "model.generator.downs=3"])
     assert config.model.generator.model_dump() == {
         "kind": "unet", "filters": 64, "downs": 3, "norm": "instance", "dropout": 0.0, "upsample": "transposed",
+        "position": False,
     }  # fmt: skip
 
 

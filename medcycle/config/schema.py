@@ -199,6 +199,9 @@ class ResnetConfig(Section):
     """resize (nearest neighbour, then convolution) avoids the checkerboard of transposed convolutions."""
     attention: bool = False
     """Self-attention between the two halves of the blocks (Zhang 2019): far parts of a sample are seen together."""
+    position: bool = False
+    """The place of each voxel in the body, from its outline in the sample, as further input channels (Liu 2018). For
+    samples that hold the whole outline."""
 
 
 class UnetConfig(Section):
@@ -211,7 +214,8 @@ class UnetConfig(Section):
     norm: Norm = "instance"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     upsample: Literal["transposed", "resize"] = "transposed"
-    """As of the resnet."""
+    """As of the resnet, and the next too."""
+    position: bool = False
 
 
 class VitConfig(Section):
@@ -238,8 +242,9 @@ class MaskedConfig(Section):
     norm: Norm = "instance"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     upsample: Literal["transposed", "resize"] = "transposed"
-    """As of the resnet, and the next too."""
+    """As of the resnet, and the next two."""
     attention: bool = False
+    position: bool = False
 
 
 class PatchganConfig(Section):

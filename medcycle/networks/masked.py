@@ -18,7 +18,7 @@ class MaskedGenerator(nn.Module):
         in_channels: channels of the images that it takes.
         out_channels: channels of the images that it gives: as many, since they are copied.
         ndim: 2 for slices, 3 for volumes.
-        filters, blocks, norm, dropout, upsample, attention, checkpointing: of :class:`ResnetGenerator`.
+        filters, blocks, norm, dropout, upsample, attention, position, checkpointing: of :class:`ResnetGenerator`.
 
     Attributes:
         multiple: the input is padded to a multiple of this along each axis, and the output cropped back.
@@ -43,6 +43,7 @@ class MaskedGenerator(nn.Module):
         dropout: float = 0.0,
         upsample: str = "transposed",
         attention: bool = False,
+        position: bool = False,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -63,6 +64,7 @@ class MaskedGenerator(nn.Module):
             dropout=dropout,
             upsample=upsample,
             attention=attention,
+            position=position,
             checkpointing=checkpointing,
         )
         self.batch_independent = self.body.batch_independent

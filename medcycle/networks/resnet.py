@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from medcycle.errors import ModelError
 from medcycle.networks import layers as L
 from medcycle.networks.attention import SelfAttention
+from medcycle.networks.position import with_position
 
 
 class ResnetBlock(nn.Module):
@@ -47,6 +48,7 @@ class ResnetGenerator(nn.Module):
             which cannot paint a checkerboard.
         attention: self-attention between the two halves of the blocks (Zhang 2019): far parts of the image are seen
             together. Of 256 x 256 pixels it adds 2.4 % to the arithmetic; that share grows with their number.
+        position: whether it is told where in the body each voxel lies (:mod:`medcycle.networks.position`).
         checkpointing: compute inner values again in the backward pass: less memory for about 1.2 times the time.
 
     Attributes:
@@ -72,6 +74,7 @@ class ResnetGenerator(nn.Module):
         dropout: float = 0.0,
         upsample: str = "transposed",
         attention: bool = False,
+        position: bool = False,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -82,7 +85,7 @@ class ResnetGenerator(nn.Module):
         self.ndim, self.in_channels, self.out_channels = ndim, in_channels, out_channels
         self.feature_channels = [filters, 2 * filters, 4 * filters, 4 * filters]
         self.batch_independent = norm != "batch"
-        self.checkpointing = checkpointing
+        self.position, self.checkpointing = position, checkpointing
         bias = L.needs_bias(norm)
 
         def activated(convolution: nn.Module, channels: int) -> list[nn.Module]:
@@ -96,7 +99,7 @@ class ResnetGenerator(nn.Module):
             half = channels // 2
             return activated(L.upsample_conv(ndim, channels, half, upsample, kernel=3, bias=bias), half)
 
-        first = L.conv(ndim, in_channels, filters, 7, bias=bias)
+        first = L.conv(ndim, in_channels + ndim * position, filters, 7, bias=bias)
         self.head = nn.Sequential(
             L.reflection_pad(ndim, 3), *activated(first, filters), *down(filters), *down(2 * filters)
         )
@@ -111,8 +114,7 @@ class ResnetGenerator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, *space) in [-1, 1] to float32 (batch, out_channels, *space) in [-1, 1]."""
         L.check_input(x, self.ndim, self.in_channels, "ResNet generator")
-        # Two halvings must leave two pixels for the blocks' mirrored borders.
-        x, crop = L.pad_to_multiple(x, self.multiple, minimum=8)
+        x, crop = self._taken(x)
         x = L.run(self.head, x, self.checkpointing)
         for block in self._middle():
             x = L.run(block, x, self.checkpointing)
@@ -121,7 +123,7 @@ class ResnetGenerator(nn.Module):
 
     def features(self, x: Tensor) -> list[Tensor]:
         """What the encoder sees in images, from fine to coarse: (batch, channel, *smaller space) each."""
-        x, _ = L.pad_to_multiple(x, self.multiple, minimum=8)
+        x, _ = self._taken(x)
         found = []
         for layer in self.head:
             x = layer(x)
@@ -131,6 +133,11 @@ class ResnetGenerator(nn.Module):
         for block in middle[: (len(middle) + 1) // 2]:
             x = block(x)
         return [*found, x]
+
+    def _taken(self, x: Tensor) -> tuple[Tensor, L.Crop]:
+        """Images as the first layer takes them, and what cuts the result."""
+        # Two halvings must leave two pixels for the blocks' mirrored borders.
+        return L.pad_to_multiple(with_position(x) if self.position else x, self.multiple, minimum=8)
 
     def _middle(self) -> list[nn.Module]:
         """The blocks, with the attention between their halves."""

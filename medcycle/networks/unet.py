@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from medcycle.errors import ModelError
 from medcycle.networks import layers as L
+from medcycle.networks.position import with_position
 
 
 class UnetGenerator(nn.Module):
@@ -22,6 +23,7 @@ class UnetGenerator(nn.Module):
         dropout: probability in the decoder's levels between the fourth and the innermost; the original has 0.5 or 0.
         upsample: "transposed" convolutions, as the original, or "resize" (nearest-neighbour doubling + convolution),
             which cannot paint a checkerboard.
+        position: as of :class:`medcycle.networks.ResnetGenerator`.
         checkpointing: compute inner values again in the backward pass: less memory, more time.
 
     Attributes:
@@ -44,6 +46,7 @@ class UnetGenerator(nn.Module):
         norm: str = "instance",
         dropout: float = 0.0,
         upsample: str = "transposed",
+        position: bool = False,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -56,7 +59,7 @@ class UnetGenerator(nn.Module):
         self.ndim, self.in_channels, self.out_channels = ndim, in_channels, out_channels
         self.multiple = 2**downs
         self.batch_independent = norm != "batch"
-        self.checkpointing = checkpointing
+        self.position, self.checkpointing = position, checkpointing
         bias = L.needs_bias(norm)
         widths = [filters * min(2**level, 8) for level in range(downs)]  # channels after each halving
         self.feature_channels = widths[: min(4, downs - 1)]
@@ -76,7 +79,7 @@ class UnetGenerator(nn.Module):
             return nn.Sequential(nn.ReLU(), double, L.norm(ndim, norm, outer), *drop)
 
         # With batch norm the original gives no convolution a bias but the last one.
-        self.head = L.conv(ndim, in_channels, filters, 4, stride=2, padding=1, bias=norm != "batch")
+        self.head = L.conv(ndim, in_channels + ndim * position, filters, 4, stride=2, padding=1, bias=norm != "batch")
         self.encoder = nn.ModuleList(encode(level) for level in range(1, downs))
         self.decoder = nn.ModuleList(decode(level) for level in reversed(range(1, downs)))
         self.tail = nn.Sequential(
@@ -87,7 +90,7 @@ class UnetGenerator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, *space) in [-1, 1] to float32 (batch, out_channels, *space) in [-1, 1]."""
         L.check_input(x, self.ndim, self.in_channels, "U-Net generator")
-        x, crop = L.pad_to_multiple(x, self.multiple)
+        x, crop = L.pad_to_multiple(with_position(x) if self.position else x, self.multiple)
         x = self.head(x)
         skips = [x]
         for encode in self.encoder:
@@ -102,7 +105,7 @@ class UnetGenerator(nn.Module):
 
     def features(self, x: Tensor) -> list[Tensor]:
         """What the encoder sees in images, at its first levels: (batch, channel, *smaller space) each."""
-        x, _ = L.pad_to_multiple(x, self.multiple)
+        x, _ = L.pad_to_multiple(with_position(x) if self.position else x, self.multiple)
         found = [self.head(x)]
         for encode in self.encoder[: len(self.feature_channels) - 1]:
             found.append(encode(found[-1]))

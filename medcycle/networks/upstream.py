@@ -255,6 +255,8 @@ def _to_theirs(network: nn.Module) -> dict[str, Tensor]:
         raise _not_held("upsample=resize; it has transposed convolutions")
     if isinstance(network, ResnetGenerator) and network.attention is not None:
         raise _not_held("attention")
+    if getattr(network, "position", False):
+        raise _not_held("position")
     if isinstance(network, PatchDiscriminator) and network.coarser:
         raise _not_held(f"a discriminator of {1 + len(network.coarser)} scales; it has one")
     if any(isinstance(m, SpectralConv) for m in network.modules()):

@@ -23,10 +23,10 @@ from medcycle.training.step import CycleGAN, training_step
 
 CPU = torch.device("cpu")
 GENERATOR: dict[str, dict[str, Any]] = {
-    "resnet": {"blocks": 2, "attention": True},
-    "unet": {"downs": 2, "upsample": "resize"},
+    "resnet": {"blocks": 2, "attention": True, "position": True},
+    "unet": {"downs": 2, "upsample": "resize", "position": True},
     "vit": {"downs": 2, "layers": 2, "heads": 3},
-    "masked": {"blocks": 2, "upsample": "resize"},
+    "masked": {"blocks": 2, "upsample": "resize", "position": True},
 }
 DISCRIMINATOR: dict[str, dict[str, Any]] = {
     "patchgan": {"layers": 1, "scales": 2, "spectral": True, "norm": "none"},
