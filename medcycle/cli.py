@@ -195,8 +195,8 @@ def translate(
     batch_size: Annotated[int | None, typer.Option(min=1, help="At once; default 8 planes or 1 patch.")] = None,
     overlap: Annotated[float, typer.Option(min=0, max=0.9, help="3D: overlap of the windows.")] = 0.5,
     statistics: Annotated[
-        str, typer.Option(help="3D: what instance and group norms go by: each tile, or the scan (equal for all tiles).")
-    ] = "tile",
+        str, typer.Option(help="3D: what instance and group norms go by: the scan (equal for all tiles), or each tile.")
+    ] = "scan",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, bf16, fp16 or fp32.")] = "auto",
     axes: Annotated[

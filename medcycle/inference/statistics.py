@@ -24,7 +24,7 @@ from medcycle.networks.layers import InstanceNorm
 AIR = -1.0
 AIR_TOLERANCE = 1e-3
 
-STATISTICS = ("tile", "scan")
+STATISTICS = ("scan", "tile")  # the first is the default
 """Of which a 3D network's norms take their mean and variance: each window's own, or the scan's, the same for all."""
 
 Hook = Callable[..., None]

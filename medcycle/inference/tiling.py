@@ -27,7 +27,7 @@ from medcycle.inference.sliding import (
     translate_at_once,
     translate_patches,
 )
-from medcycle.inference.statistics import STATISTICS, norm_kinds
+from medcycle.inference.statistics import norm_kinds
 from medcycle.inference.translator import Translator
 from medcycle.io.files import write_file
 from medcycle.prepare import Preparation, Prepared
@@ -90,24 +90,20 @@ class TilingCheck:
     limit: float
     differences: tuple[Difference, ...]
 
-    def above(self, statistics: str) -> bool:
-        """Whether the mean is above the limit for such a way of taking statistics (of a way that exists)."""
-        return any(found.mean > self.limit for found in self.differences if found.statistics == statistics)
-
     def advice(self) -> str:
-        """The warning, with what to do; empty where there is nothing to warn of."""
-        found = {difference.statistics: difference for difference in self.differences}
-        if not self.above("tile"):
+        """The warning where `translate`, left to itself, would be above the limit, with what to do; else empty."""
+        if not self.differences:
             return ""
-        said = (
-            f"tiles of {_by(self.tile)} voxels differ from the scan at once by {found['tile'].mean:.3g} {self.unit} on "
-            f"average (limit {self.limit:.3g}): the same tissue depends on where a tile lies. "
+        found = {difference.statistics: difference.mean for difference in self.differences}
+        mean = found.get("scan", found["tile"])
+        if mean <= self.limit:
+            return ""
+        better = f"--statistics tile ({found['tile']:.3g} {self.unit}), " if found["tile"] < mean else ""
+        return (
+            f"tiles of {_by(self.tile)} voxels differ from the scan at once by {mean:.3g} {self.unit} on average "
+            f"(limit {self.limit:.3g}): the same tissue depends on where a tile lies. Take {better}more overlap "
+            "(--overlap 0.75), or train on larger patches (sample.size)."
         )
-        borders = "take more overlap (--overlap 0.75), or train on larger patches (sample.size)."
-        if "scan" in found and found["scan"].mean < found["tile"].mean:
-            held = f"Translate with --statistics scan ({found['scan'].mean:.3g} {self.unit})"
-            return f"{said}{held}; and {borders}" if self.above("scan") else f"{said}{held}."
-        return said + borders.capitalize()
 
     def lines(self) -> list[str]:
         """The findings for a reader."""
@@ -215,7 +211,7 @@ def check_tiling(translator: Translator, volume: Volume, progress: Report | None
 
 def _ways(norms: Sequence[str]) -> tuple[str, ...]:
     """How the norms can take their statistics: for a network without such norms there is nothing to choose."""
-    return STATISTICS if norms else STATISTICS[:1]
+    return ("tile", "scan") if norms else ("tile",)
 
 
 def _limit(target: Preparation) -> float:

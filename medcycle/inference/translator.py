@@ -44,8 +44,8 @@ class Translator:
         precision: "bf16", "fp16" or "fp32".
         batch_size: planes or patches at once; halved by itself where the device's memory ends.
         overlap: share of a 3D patch that its neighbour covers too.
-        statistics: of what a 3D model's instance and group norms take mean and variance: "tile", each patch's own, or
-            "scan", those of the scan's patches, the same for all.
+        statistics: of what a 3D model's instance and group norms take mean and variance: "scan", the scan's patches,
+            the same for all, or "tile", each patch's own.
         resize: (width, height) that pictures are resized to first; None keeps their own size.
         axes: the planes that a 2D model translates: "axial", "coronal", "sagittal", or "all", whose results are fused
             (:mod:`medcycle.inference.fusion`).
@@ -61,7 +61,7 @@ class Translator:
         device: str | torch.device = "auto",
         batch_size: int | None = None,
         overlap: float = 0.5,
-        statistics: str = "tile",
+        statistics: str = STATISTICS[0],
         precision: str = "auto",
         resize: tuple[int, int] | None = None,
         axes: str | None = None,
@@ -104,7 +104,7 @@ class Translator:
         device: str | torch.device = "auto",
         batch_size: int | None = None,
         overlap: float = 0.5,
-        statistics: str = "tile",
+        statistics: str = STATISTICS[0],
         precision: str = "auto",
         resize: tuple[int, int] | None = None,
         axes: str | None = None,
@@ -119,7 +119,7 @@ class Translator:
             device: "auto", "cpu", "cuda" or "cuda:N".
             batch_size: planes or patches at once; None: 8 planes, or 1 patch, which is as heavy.
             overlap: share of a 3D patch that its neighbour covers too, in [0, 1).
-            statistics: "tile" or "scan": see :class:`Translator`; of no effect on 2D models.
+            statistics: "scan" or "tile": see :class:`Translator`; of no effect on 2D models.
             precision: "auto" (fp32 for a .pth), "bf16", "fp16" or "fp32".
             resize: pictures only: (width, height) to resize to first (the original's test program: 256 x 256); the
                 translated picture has that size. None keeps each picture's own.
@@ -309,16 +309,17 @@ class Translator:
         how: Any = {"batch_size": self.batch_size, "device": self.device, "precision": self.precision}
         tiled = any(n > patch for n, patch in zip(array.shape[1:], size, strict=True))
         norms: AbstractContextManager[None] = nullcontext()
-        if tiled and self.statistics == "scan":
+        kinds = " and ".join(norm_kinds(network)) if tiled else ""
+        if kinds and self.statistics == "scan":
             norms = scan_statistics(network, array, size, **how).held()
-        elif tiled and "tiles" not in self._told and norm_kinds(network):
+        elif kinds and "tiles" not in self._told:
             self._told.add("tiles")
-            where, kinds = volume.source.get("path", "volume"), " and ".join(norm_kinds(network))
+            where = volume.source.get("path", "volume")
             warnings.warn(
                 f"{where}: is translated in tiles of {' x '.join(map(str, size))} voxels, "
                 f"and {kinds} norm takes its statistics from each tile alone: the same "
                 "tissue comes out differently from tile to tile. `medcycle check-tiling` measures by how much; "
-                "--statistics scan (statistics=) takes one set of statistics for all tiles.",
+                "--statistics scan (statistics=), the default, takes one set of statistics for all tiles.",
                 stacklevel=4,
             )
         with norms:

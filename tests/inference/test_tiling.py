@@ -69,9 +69,8 @@ def test_norms_of_the_window_do_not_tile_and_held_ones_do(kind: str, translator:
     assert figures["tile"].mean > 10 * figures["scan"].mean
     assert figures["scan"].mean < 2
     assert figures["tile"].mean <= figures["tile"].p95 <= figures["tile"].max
-    assert found.above("tile")
-    assert not found.above("scan")
-    assert "--statistics scan" in found.advice()
+    assert figures["tile"].mean > found.limit
+    assert found.advice() == ""  # translate holds the scan's
 
 
 def test_the_figures_are_those_of_the_two_outputs(translator: Make, make_ball: Make) -> None:
@@ -161,7 +160,7 @@ def test_the_largest_part_that_memory_holds(translator: Make, make_ball: Make, m
         assert smallest <= found.part[0] <= 36
         assert (found.part == found.scan) == (share > 1)
         assert ("as much as fits" in found.lines()[0]) == (share < 1)
-        assert found.above("tile")
+        assert found.differences[0].mean > found.limit
     monkeypatch.setattr(tiling, "free_memory", lambda _: 1000)
     with pytest.raises(ModelError, match="cpu has not enough memory for more than one tile of 16 x 16 x 16"):
         check_tiling(made, volume)
@@ -183,10 +182,10 @@ def test_a_network_that_cannot_run_without_content_is_tried_whole(translator: Ma
     ("tile", "scan", "says"),
     [
         (9.0, 1.0, ""),
-        (20.0, 1.0, "Translate with --statistics scan (1 HU)."),
-        (40.0, 20.0, "Translate with --statistics scan (20 HU); and take more overlap (--overlap 0.75), or train on"),
-        (20.0, 25.0, "lies. Take more overlap (--overlap 0.75), or train on larger patches (sample.size)."),
-        (20.0, None, "lies. Take more overlap (--overlap 0.75), or train on larger patches (sample.size)."),
+        (20.0, 1.0, ""),
+        (40.0, 20.0, "by 20 HU on average (limit 10): the same tissue depends on where a tile lies. Take more overlap"),
+        (20.0, 25.0, "Take --statistics tile (20 HU), more overlap (--overlap 0.75), or train on larger patches"),
+        (20.0, None, "by 20 HU on average (limit 10): the same tissue depends on where a tile lies. Take more overlap"),
     ],
 )
 def test_what_to_do(tile: float, scan: float | None, says: str) -> None:
@@ -209,32 +208,31 @@ def said(make: Callable[[], object]) -> list[str]:
 
 def test_tiles_of_a_norm_of_the_window_are_warned_of_once(translator: Make, make_ball: Make) -> None:
     volume = make_ball((20, 20, 20))
-    made = translator(network=narrow("instance"), size=TILE)
+    made = translator(network=narrow("instance"), size=TILE, statistics="tile")
     (warning,) = said(lambda: [made(volume), made(volume)])
     assert "ball: is translated in tiles of 16 x 16 x 16 voxels, and instance norm takes its statistics from" in warning
     assert "check-tiling" in warning
     assert "--statistics scan" in warning
-    assert len(said(lambda: translator(network=narrow("group"), size=TILE)(volume))) == 1
+    assert len(said(lambda: translator(network=narrow("group"), size=TILE, statistics="tile")(volume))) == 1
     for quiet in (
-        translator(network=narrow("batch"), size=TILE),
-        translator(network=narrow("none"), size=TILE),
-        translator(network=narrow("instance"), size=TILE, statistics="scan"),
-        translator(network=narrow("instance"), size=(20, 20, 20)),
+        translator(network=narrow("batch"), size=TILE, statistics="tile"),
+        translator(network=narrow("none"), size=TILE, statistics="tile"),
+        translator(network=narrow("instance"), size=TILE),
+        translator(network=narrow("instance"), size=(20, 20, 20), statistics="tile"),
     ):
         assert said(lambda quiet=quiet: quiet(volume)) == []
 
 
 def test_translation_with_the_scans_statistics(translator: Make, make_ball: Make) -> None:
     volume, network = make_ball((32, 32, 32)), narrow("instance")
-    tile = translator(network=network, size=TILE, statistics="tile")
-    scan = [translator(network=network, size=TILE, statistics="scan", overlap=o)(volume) for o in (0.25, 0.5)]
+    scan = [translator(network=network, size=TILE, overlap=o)(volume) for o in (0.25, 0.5)]
     body = volume.array > -500
     with pytest.warns(UserWarning, match="tiles"):
-        own = [translator(network=network, size=TILE, overlap=o)(volume) for o in (0.25, 0.5)]
+        own = [translator(network=network, size=TILE, statistics="tile", overlap=o)(volume) for o in (0.25, 0.5)]
     apart = [abs(first.array - second.array)[body].mean() for first, second in (scan, own)]
     assert apart[0] < 0.1 * apart[1]  # where the tiles lie is of no matter
-    assert translator(size=(8, 8)).statistics == tile.statistics == "tile"
-    with pytest.raises(ConfigError, match="statistics 'all': allowed are tile, scan"):
+    assert translator(size=(8, 8)).statistics == "scan"
+    with pytest.raises(ConfigError, match="statistics 'all': allowed are scan, tile"):
         translator(statistics="all")
 
 
@@ -291,7 +289,7 @@ def test_the_commands_errors(run: Path, medcycle: Make) -> None:
         assert message in ran.err
     ran = medcycle("translate", "--model", model, run / "head.nii.gz", run / "out.nii.gz", "--statistics", "all")
     assert ran.code == 2
-    assert "statistics 'all': allowed are tile, scan" in ran.err
+    assert "statistics 'all': allowed are scan, tile" in ran.err
     assert not (run / "out.nii.gz").exists()
 
 
