@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medcycle.agreement import recorded_range
-from medcycle.data.unpaired import AXES
+from medcycle.data.unpaired import ALL, AXES
 from medcycle.errors import ModelError
 from medcycle.inference.quality import Quality, scan_agreement
 from medcycle.inference.sliding import Array, Progress
@@ -43,14 +43,17 @@ def examine(
     opposite = translator.opposite if residual else None
     translator.warn_of(volume)
     volumes, every = translator.prepared([volume])
-    made = translator.over(volumes, every, progress)[0]
+    axial: list[Array] = []
+    made = translator.over(volumes, every, progress, axial)[0]
     volume, prepared = volumes[0], every[0]
     model = translator.model
     found = usual = None
     if not translator.pictures:
         axis = None if model.ndim == 3 else 2 if len(volume.space) == 2 else AXES.get(translator.axes, 2)
-        found = scan_agreement(prepared.array, made, axis, model.sample["size"])
-        usual = recorded_range(model.provenance)
+        # A model of all directions knows the range of axial planes that are not fused with others.
+        of_all = model.sample["axes"] == ALL
+        found = scan_agreement(prepared.array, axial[0] if of_all and axial else made, axis, model.sample["size"])
+        usual = recorded_range(model.provenance) if axial or not of_all else None
     back = error = None
     if opposite is not None:
         seen = np.where(prepared.foreground, made, np.float32(-1)) if translator.masked else made

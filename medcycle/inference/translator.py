@@ -275,9 +275,20 @@ class Translator:
         return made.replace(source=volume.source)
 
     def over(
-        self, volumes: Sequence[Volume], every: Sequence[Prepared], progress: Progress | None = None
+        self,
+        volumes: Sequence[Volume],
+        every: Sequence[Prepared],
+        progress: Progress | None = None,
+        axial: list[Array] | None = None,
     ) -> list[Array]:
-        """The network over prepared scans of one shape: arrays on their prepared grid."""
+        """The network over prepared scans of one shape: arrays on their prepared grid.
+
+        Args:
+            volumes: the scans.
+            every: what they were prepared as.
+            progress: as :meth:`translate`.
+            axial: if given, takes what became of their axial planes, before directions are fused.
+        """
         network, size = self.model.network, self.model.sample["size"]
         if self.model.ndim == 2:
             # A 2D scan has no choice of planes: it is one.
@@ -299,6 +310,8 @@ class Translator:
                     progress=report,
                 )
                 found.append(np.split(array, len(every), axis=1 + axis))
+                if axial is not None and axis == AXES["axial"]:
+                    axial += found[-1]
             arrays = [fuse(parts) for parts in zip(*found, strict=True)]
         else:
             arrays = [self._in_patches(*each, progress) for each in zip(every, volumes, strict=True)]

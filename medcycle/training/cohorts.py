@@ -240,8 +240,12 @@ def samplers(
     return training, UnpairedSampler(*shown, foreground=1.0, seed=config.train.seed + 1, **settings)
 
 
-def samples_as_translated(config: Config, scans: Sequence[PreparedScan], count: int) -> Iterator[Any]:
+def samples_as_translated(
+    config: Config, scans: Sequence[PreparedScan], count: int, axes: str | None = None
+) -> Iterator[Any]:
     """About `count` samples in the body of a domain's scans: whole planes, as translation takes them, or patches.
+
+    Planes are those of `axes`, or of the training's directions.
 
     A crop will not do: how much air lies round the body changes what instance norm makes of a plane.
     """
@@ -253,7 +257,7 @@ def samples_as_translated(config: Config, scans: Sequence[PreparedScan], count: 
         sampler = UnpairedSampler(
             *([scan], [scan]),
             size=size,
-            axes=config.sample.axes,
+            axes=axes or config.sample.axes,
             context=config.sample.context,
             foreground=1.0,
             seed=config.train.seed,

@@ -234,13 +234,14 @@ class Keeper:
     def agreement(self, source: str, target: str, network: torch.nn.Module) -> dict[str, Any] | None:
         """The range of structure agreement over held-out samples (else training ones).
 
-        None for pictures, and for planes of all directions: translation fuses them, so that one alone compares ill.
+        None for pictures. Of planes of all directions, which translation fuses, the axial ones are measured alone.
         """
         first, second = self.cohorts[source], self.cohorts[target]
-        if "image" in (first.domain.modality, second.domain.modality) or self.config.sample.axes == ALL:
+        if "image" in (first.domain.modality, second.domain.modality):
             return None
         scans = first.held_out or first.training
-        samples = samples_as_translated(self.config, scans, AGREEMENT_SAMPLES)
+        axes = "axial" if self.config.sample.axes == ALL else None
+        samples = samples_as_translated(self.config, scans, AGREEMENT_SAMPLES, axes)
         found = agreement_range(
             network,
             (torch.as_tensor(sample).to(self.gan.device) for sample in samples),
