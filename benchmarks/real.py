@@ -36,10 +36,10 @@ SIZES = [
 ]
 MODELS = {"classic": ("classic.yaml", ["model.generator.upsample=resize"]), "new": ("mri2ct.yaml", [])}
 
-# --- Harvard: CT as displayed, grey values, where 0 is air, fat and scalp, and 255 bone -------------------------------
+# --- Harvard: CT as displayed, grey values, where 0 is air, fat and scalp, 100 the brain, and 255 bone ----------------
 
-GREY = (0, 20, 230, 255)  # of the pictures, taken for
-HU = (-1000, 0, 80, 800)
+GREY = (0, 255)  # of the pictures, taken for
+HU = (-1000, 2000)
 RIM = 240  # grey: brighter is the skull
 TESTED = ("case16", "case32", "case41")  # every third patient; the others are trained on
 
@@ -56,15 +56,15 @@ def harvard_scans(data: Path, scans: Path) -> None:
             write_volume(volume, scans / ("test" if case in TESTED else "train") / kind / f"{case}.nii.gz")
 
 
-def harvard_score(scans: Path, sct: Path, pictures: Path) -> dict[str, float]:
+def harvard_score(scans: Path, made_in: Path, pictures: Path) -> dict[str, float]:
     """Means over the unseen patients: SSIM and mean absolute error of grey values in the head, Dice of the rim."""
     rows, shown = [], []
     for name in (f"{case}.nii.gz" for case in TESTED):
-        mr, *both = (read_volume(folder / name) for folder in (scans / "test" / "mr", scans / "test" / "ct", sct))
-        true, made = (np.interp(volume.array[0], HU, GREY) for volume in both)
-        head = find_foreground(mr.array, mr.affine, "mr") | (true > GREY[1])
+        mr, ct, sct = (read_volume(folder / name) for folder in (scans / "test" / "mr", scans / "test" / "ct", made_in))
+        true, made = (np.interp(volume.array[0], HU, GREY) for volume in (ct, sct))
+        head = find_foreground(mr.array, mr.affine, "mr") | find_foreground(ct.array, ct.affine, "ct")  # no headrest
         maps = [_ssim(made[..., k], true[..., k], 255) for k in range(true.shape[2])]
-        mine, theirs = made > RIM, true > RIM
+        mine, theirs = head & (made > RIM), head & (true > RIM)
         rows.append({
             "ssim": float(np.stack(maps, axis=2)[head].mean()),
             "mae": float(np.abs(made - true)[head].mean()),

@@ -43,13 +43,13 @@ def test_harvard(real: Any, tmp_path: Path) -> None:
     assert [p.name for p in (scans / "train" / "mr").iterdir()] == ["case02.nii.gz"]
     ct = read_volume(scans / "train" / "ct" / "case02.nii.gz")
     assert ct.array.shape == (1, 48, 64, 4)
-    assert (ct.array.min(), ct.array.max()) == (-1000, 800)
+    assert (ct.array.min(), ct.array.max()) == (-1000, 2000)
     assert nib.aff2axcodes(ct.affine) == ("L", "P", "S")
     right = real.harvard_score(scans, scans / "test" / "ct", tmp_path / "right.png")
     assert right == pytest.approx({"ssim": 1, "mae": 0, "dice_rim": 1}, abs=0.02)
     for path in (scans / "test" / "ct").iterdir():
         volume = read_volume(path)
-        write_volume(volume.replace(array=np.full_like(volume.array, 30)), tmp_path / "wrong" / path.name)
+        write_volume(volume.replace(array=np.full_like(volume.array, 180)), tmp_path / "wrong" / path.name)
     wrong = real.harvard_score(scans, tmp_path / "wrong", tmp_path / "wrong.png")
     assert wrong["dice_rim"] == 0
     assert wrong["mae"] > 20
