@@ -1,6 +1,6 @@
 """What keeps the anatomy: MR -> CT from unpaired simulated heads, one change at a time, with the table it prints.
 
-    python -m benchmarks.anatomy --scans HEADS [--only classic new] [--seeds 1] [--steps 3000] [--out JSON]
+    python -m benchmarks.anatomy --scans HEADS [--only classic "new (mri2ct.yaml)"] [--seeds 3] [--steps 3000]
 
 HEADS is the folder that the project's head simulator writes (train/mr, train/ct of other heads; test/mr, test/ct,
 test/mask of four unseen heads). Every variant trains with the same number of steps, sizes and samples; the four test
@@ -77,10 +77,10 @@ def one(scans: Path, work: Path, name: str, seed: int, steps: int, more: list[st
     settings = [f"domains.a.path={scans / 'train' / 'mr'}", f"domains.b.path={scans / 'train' / 'ct'}"]
     settings += [f"prepare.cache={work / 'cache'}", f"train.seed={seed}", *SIZES]
     settings += [f"train.epochs={epochs - epochs // 2}", f"train.decay_epochs={epochs // 2}", *overrides, *more]
+    minutes = run_training(config, run, settings)
     scored = run / "score.json"  # found again by a later call for more variants
     if scored.is_file():
-        return json.loads(scored.read_text(encoding="utf-8"))
-    minutes = run_training(config, run, settings)
+        return dict(json.loads(scored.read_text(encoding="utf-8")))
     test = scans / "test"
     translate_paths(Translator.load(run, to="ct", precision="fp32"), test / "mr", run / "sct", overwrite=True)
     score = functools.partial(evaluate, run / "sct", test / "ct", test / "mask", inputs=test / "mr")

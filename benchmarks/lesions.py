@@ -24,7 +24,8 @@ from medcycle.inference import Translator, translate_paths
 from medcycle.io import find_scans, read_volume
 
 SMALL = [
-    *("prepare.spacing=[3, 3, 3]", "sample.size=[64, 72]", "model.generator.filters=16", "model.generator.blocks=4"),
+    *("prepare.spacing=[3, 3, 3]", "sample.size=[64, 72]", "sample.axes=axial"),
+    *("model.generator.filters=16", "model.generator.blocks=4"),
     *("model.discriminator.filters=32", "model.discriminator.layers=2", "train.learning_rate=4e-4", "train.ema=0.998"),
     *("train.samples_per_epoch=200", "train.epochs=8", "train.decay_epochs=7", "train.validation=0"),
     *("train.preview_every=10000", "train.checkpoint_every=1000", "train.threads=1"),

@@ -2,7 +2,7 @@
 
 DATA holds harvard-mr-ct (slices of eight patients, MR and CT as displayed) and open-ms (T1 and FLAIR of two patients,
 and their lesions), which are not part of this repository. The classic model and what mri2ct.yaml makes of it train with
-the same sizes and steps, unpaired, and are scored on other patients. benchmarks/real.md tells the rest.
+the same sizes and steps, unpaired, and are scored on other patients.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,12 +11,27 @@ from pathlib import Path
 
 
 def run_training(config: str, run: Path, settings: list[str]) -> float:
-    """Train, unless that is done; one that was stopped goes on. Minutes it took (its last part)."""
-    done = run / "minutes.txt"
+    """Train, unless that is done; one that was stopped goes on. Minutes it took, all parts together.
+
+    Raises:
+        SystemExit: the folder holds a training with other settings.
+    """
+    said, parts, done = run / "settings.json", run / "parts.txt", run / "done.txt"
+    wanted = json.dumps([config, *settings])
+    run.mkdir(parents=True, exist_ok=True)
+    if said.is_file() and said.read_text(encoding="utf-8") != wanted:
+        raise SystemExit(f"{run}: was trained with other settings (settings.json); take another --work")
+    said.write_text(wanted, encoding="utf-8")
     if not done.is_file():
         resume = ["--resume"] if (run / "config.yaml").is_file() else []
         command = [sys.executable, "-m", "medcycle", "train", "--config", config, "--out", str(run), *resume, *settings]
         began = time.monotonic()
-        subprocess.run(command, check=True, env=os.environ | {"OMP_WAIT_POLICY": "passive"}, stdout=subprocess.DEVNULL)
-        done.write_text(f"{(time.monotonic() - began) / 60:.1f}\n", encoding="utf-8")
-    return float(done.read_text(encoding="utf-8"))
+        try:
+            subprocess.run(
+                command, check=True, env=os.environ | {"OMP_WAIT_POLICY": "passive"}, stdout=subprocess.DEVNULL
+            )
+        finally:
+            with parts.open("a", encoding="utf-8") as file:
+                file.write(f"{(time.monotonic() - began) / 60:.2f}\n")
+        done.touch()
+    return round(sum(map(float, parts.read_text(encoding="utf-8").split())), 1)

@@ -184,6 +184,7 @@ class Sample(Section):
         return 2 * self.context + 1
 
 
+NEEDS_BODY = "needs the body: domains of mr or ct, and prepare.foreground: true (null is false between two ct domains)"
 Norm: TypeAlias = Literal["instance", "batch", "group", "none"]
 
 
@@ -440,19 +441,13 @@ class Config(Section):
                 "prepare.invert needs mr and ct: in pictures (modality image) nothing tells air from tissue"
             )
         if self.loss.body_only and not self._bodies():
-            problems.append(
-                "loss.body_only needs the body: prepare.foreground true (or null), and domains that are mr or ct"
-            )
+            problems.append(f"loss.body_only {NEEDS_BODY}")
         if self.loss.values and not self._bodies():
-            problems.append(
-                "loss.values needs the body: prepare.foreground true (or null), and domains that are mr or ct"
-            )
+            problems.append(f"loss.values {NEEDS_BODY}")
         if self.train.calibrate and not self._bodies():
-            problems.append(
-                "train.calibrate needs the body: prepare.foreground true (or null), and domains that are mr or ct"
-            )
+            problems.append(f"train.calibrate {NEEDS_BODY}")
         if self.prepare.floor > -1 and not self._bodies():
-            problems.append("prepare.floor needs the body: prepare.foreground true (or null), and mr with ct or mr")
+            problems.append(f"prepare.floor {NEEDS_BODY}")
         if self.prepare.floor > -1 and any((augment.bias_field, augment.motion, augment.ghosting, augment.spike)):
             problems.append("sample.augment's bias_field, motion, ghosting and spike need prepare.floor: -1")
         if self.prepare.cavities and not self.prepare.invert:

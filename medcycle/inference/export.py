@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from medcycle.errors import MedcycleError, ModelError
 from medcycle.io.files import staged
-from medcycle.model import SUFFIX, load_model, read_header
+from medcycle.model import CALIBRATION, SUFFIX, load_model, read_header
 from medcycle.networks import build_discriminator
 from medcycle.networks.upstream import discriminator_state, generator_state, transposed
 
@@ -41,8 +41,8 @@ def export_upstream(run: str | Path, out: str | Path, *, overwrite: bool = False
         The files written.
 
     Raises:
-        ModelError: if there is no model, a network is of a kind that the original does not have or takes neighbouring
-            planes (`sample.context`), or a file is in the way.
+        ModelError: if there is no model, a network is of a kind that the original does not have, takes neighbouring
+            planes (`sample.context`) or is calibrated, or a file is in the way.
         ScanError: if the files cannot be written.
     """
     run, out = Path(run), Path(out)
@@ -82,6 +82,11 @@ def _generator(file: Path) -> State:
         raise ModelError(
             f"{file}: takes each plane with {model.context} neighbour(s) on either side; the original's program shows "
             "its networks single pictures. Only models of sample.context 0 can be exported for it."
+        )
+    if CALIBRATION in model.arguments:
+        raise ModelError(
+            f"{file}: is calibrated (train.calibrate), and the original's program has no such curve. Resume the run "
+            "with train.calibrate=false: that writes its models without."
         )
     try:
         return generator_state(transposed(model.network))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from medcycle.errors import ModelError
 
 MOST = 4096  # knots
+TOLD = ("in_channels", "out_channels", "multiple", "batch_independent")
 
 
 class CalibratedGenerator(nn.Module):
@@ -40,6 +42,15 @@ class CalibratedGenerator(nn.Module):
         calibrated = cls(network, len(curve[0]))
         calibrated.made, calibrated.real = (torch.tensor(values, dtype=torch.float32) for values in curve)
         return calibrated
+
+    def __getattr__(self, name: str) -> Any:
+        """What a generator tells of itself, the wrapped one does."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name not in TOLD:
+                raise
+            return getattr(super().__getattr__("network"), name)
 
     def forward(self, images: Tensor) -> Tensor:
         """The network's images, (batch, channel, *space) float32, with corrected values."""

@@ -57,7 +57,7 @@ def denormalize(array: Floats, low: float, high: float) -> Floats:
 def stretch(array: Floats, window: tuple[float, float], soft: tuple[float, float], *, back: bool = False) -> Floats:
     """Give the HU of soft tissue more of the range [-1, 1] than their share of the window, piecewise linearly.
 
-    Linearly, a tenth of the range is 150 HU of a window of 3,000, three times what tells all soft tissues apart.
+    Linearly, 0.1 of [-1, 1] is 150 HU of a window of 3,000, three times what tells all soft tissues apart.
 
     Args:
         array: normalized to [-1, 1] over the window.

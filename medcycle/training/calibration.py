@@ -2,7 +2,7 @@
 
 Adversarial training places tissues better than it weighs them: of 2 mm heads, a tenth of what was made was bone, where
 a sixth is, in the right places. One rising curve over the values of all voxels mends that without any pair: histogram
-matching (Nyul and Udupa 1999, of MR scans), of all training scans at once, so that no scan is made to look like the
+matching (Nyul and Udupa 1999, of MR scans), of training scans taken together, so that no scan is made to look like the
 average one. Air is left out, since its share depends on how much of it is round the body.
 """
 
@@ -19,6 +19,8 @@ SAMPLES = {2: 128, 3: 32}  # of each domain, by their space axes
 FEWEST = 2048  # voxels of tissue, whose distribution still means something
 BINS = 4096
 SHARES = np.linspace(0, 1, 65)
+QUARTILES = [16, 48]  # among SHARES
+STEEPEST = 5.0  # a generator whose tissue is more even than that has not learnt yet, or has collapsed
 
 Curve = tuple[list[float], list[float]]
 
@@ -35,7 +37,7 @@ def fit_curve(network: nn.Module, given: Iterable[Tensor], real: Iterable[Tensor
 
     Returns:
         Values from -1 to 1, and what they become, both rising, for :class:`CalibratedGenerator`; None where there is
-        too little tissue to tell, or it all has one value.
+        too little tissue to tell, or it is all but even, so that its noise would become bone.
     """
     training = network.training
     network.eval()
@@ -48,6 +50,9 @@ def fit_curve(network: nn.Module, given: Iterable[Tensor], real: Iterable[Tensor
         wanted += _histogram(images, air)
     network.train(training)
     if min(made.sum(), wanted.sum()) < FEWEST or (made > 0).sum() < 3:
+        return None
+    spreads = [np.ptp(_quantiles(counts, air)[QUARTILES]) for counts in (made, wanted)]
+    if spreads[1] > STEEPEST * spreads[0]:
         return None
     before, after = (np.concatenate([[-1, air], _quantiles(counts, air), [1]]) for counts in (made, wanted))
     before, rising = np.unique(before.round(6), return_index=True)

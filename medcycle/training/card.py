@@ -102,7 +102,8 @@ def _preparation(cohort: Cohort) -> str:
             facts["stretched"] = f"{how.stretch[0]:g} to {how.stretch[1]:g} HU"
     elif how.modality == "mr":
         facts["percentiles"] = f"{how.percentiles[0]:g} to {how.percentiles[1]:g}"
-        facts |= {name: "yes" for name in ("invert", "n4") if getattr(how, name)}
+        facts |= {name: "yes" for name in ("invert", "cavities", "n4") if getattr(how, name)}
+        facts |= {"floor": f"{how.floor:g}"} if how.floor > -1 else {}
         facts |= {"histogram": "standardized (Nyul)"} if how.landmarks else {}
     if how.modality != "image":
         facts["outside the body"] = "set to air" if how.foreground else "kept"
@@ -114,7 +115,6 @@ def _training(config: Config) -> dict[str, str]:
     losses = config.loss.model_dump()
     return {
         "Samples": f"{size} voxels" + (f", {config.sample.axes} planes" if len(config.sample.size) == 2 else ""),
-        **({"Calibrated": "to the tissue values of the target's training scans"} if config.train.calibrate else {}),
         "Losses": ", ".join(f"{name} {_plain(value)}" for name, value in losses.items()),
     }
 
@@ -170,7 +170,7 @@ def _limits(config: Config, cohorts: Mapping[str, Cohort], scans: bool) -> list[
     few = [cohort.domain.name for cohort in cohorts.values() if len(cohort.training) < 20]
     if few:
         limits.append(f"It has seen few scans ({', '.join(few)}: under 20).")
-    if len(config.sample.size) == 2:
+    if len(config.sample.size) == 2 and config.sample.axes != "all" and not config.sample.context:
         limits.append("Planes are translated one by one: values may jump from one to the next.")
     return limits
 

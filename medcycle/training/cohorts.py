@@ -15,12 +15,14 @@ import torch
 
 from medcycle.config import Config, Domain
 from medcycle.data import (
+    ALL,
     AXES,
     Augment,
     Picture,
     PictureSampler,
     PicturesError,
     UnpairedSampler,
+    check_sizes,
     device_can_hold,
     load_pictures,
 )
@@ -123,6 +125,12 @@ def prepare_domains(
         except (CohortError, PicturesError) as error:
             failures.append(f"domains.{key} ({domain.name}): {error}")
             continue
+        if isinstance(prepared[0], PreparedScan):
+            try:
+                prepared, refused = _large_enough(config, prepared, refused, strict=strict)
+            except ScanError as error:
+                failures.append(f"domains.{key} ({domain.name}): {error}")
+                continue
         odd = [scan for scan in prepared if scan.warning]
         if odd:
             others = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
@@ -155,6 +163,26 @@ def prepare_domains(
             f"have {a} and {b} channels; set loss.identity=0"
         )
     return cohorts
+
+
+def _large_enough(
+    config: Config, prepared: Sequence[Any], refused: list[tuple[Path, str]], *, strict: bool
+) -> tuple[list[Any], list[tuple[Path, str]]]:
+    """The scans that samples can be drawn from, and those that are refused with the others that are too small.
+
+    Raises:
+        ScanError: all are too small; or any is, and `strict`.
+    """
+    small = []
+    for scan in prepared:
+        try:
+            check_sizes([scan], config.sample.size, config.sample.axes)
+        except ScanError as error:
+            small.append((scan.path, str(error)))
+    if small and (strict or len(small) == len(prepared)):
+        check_sizes(prepared, config.sample.size, config.sample.axes)
+    left_out = {path for path, _ in small}
+    return [scan for scan in prepared if scan.path not in left_out], [*refused, *small]
 
 
 def _prepared(
@@ -241,28 +269,36 @@ def samplers(
 
 
 def samples_as_translated(
-    config: Config, scans: Sequence[PreparedScan], count: int, axes: str | None = None
+    config: Config, scans: Sequence[PreparedScan], count: int, *, axes: str | None = None, most: int = SCANS_MEASURED
 ) -> Iterator[Any]:
     """About `count` samples in the body of a domain's scans: whole planes, as translation takes them, or patches.
 
-    Planes are those of `axes`, or of the training's directions.
-
     A crop will not do: how much air lies round the body changes what instance norm makes of a plane.
+
+    Args:
+        config: of the training.
+        scans: of which domain.
+        count: of samples.
+        axes: of the planes; None: the training's own.
+        most: scans, spread over all of them.
     """
-    chosen = [scans[int(n)] for n in np.unique(np.linspace(0, len(scans) - 1, SCANS_MEASURED).round())]
-    for scan in chosen:
+    axes, planes = axes or config.sample.axes, len(config.sample.size) == 2
+    chosen = [scans[int(n)] for n in np.unique(np.linspace(0, len(scans) - 1, most).round())]
+    names = tuple(AXES) if planes and axes == ALL else (axes,)
+    views = [(scan.along(AXES[name]) if axes == ALL else scan, name) for scan in chosen for name in names]
+    for scan, name in views:
         size = config.sample.size
-        if len(size) == 2:
+        if planes:
             size = tuple(max(own, least) for own, least in zip(scan.array.shape[2:], size, strict=True))
         sampler = UnpairedSampler(
             *([scan], [scan]),
             size=size,
-            axes=axes or config.sample.axes,
+            axes=name,
             context=config.sample.context,
             foreground=1.0,
             seed=config.train.seed,
         )
-        for n in range(-(-count // len(chosen))):
+        for n in range(-(-count // len(views))):
             yield sampler.batch(n, 1)[0]
 
 

@@ -16,6 +16,7 @@ from medcycle.agreement import agreement_range
 from medcycle.config import Config
 from medcycle.data.loader import Sampler
 from medcycle.data.unpaired import AIR, ALL
+from medcycle.device import autocast
 from medcycle.errors import ModelError
 from medcycle.io.files import write_file
 from medcycle.model import CALIBRATION, DomainInfo, Model, read_header, save_model
@@ -29,7 +30,7 @@ from medcycle.training.pairs import PairedErrors
 from medcycle.training.preview import Plane, preview
 from medcycle.training.runtime import Processes
 from medcycle.training.setup import generator_arguments
-from medcycle.training.signs import SAMPLES, Signs
+from medcycle.training.signs import DIRECTIONS, SAMPLES, Signs
 from medcycle.training.step import CycleGAN, body
 from medcycle.training.watch import Episode
 
@@ -62,6 +63,7 @@ class Keeper:
     ) -> None:
         self.run, self.config, self.gan, self.cohorts, self.digest = run, config, gan, cohorts, digest
         self.process, self.custom, self.pairs = process, custom, pairs
+        self._calibrated: tuple[int, tuple[torch.nn.Module, torch.nn.Module]] | None = None  # of which step
         self.agreements: dict[str, dict[str, Any] | None] = {}  # of the models written last, by their source
         preparations = cohorts["a"].preparation, cohorts["b"].preparation
         self.paired_errors = PairedErrors(config, pairs.held_out if pairs else [], preparations)
@@ -73,14 +75,39 @@ class Keeper:
             self.signs = Signs(fixed, gan.device, air=not pictures)
             self.best = self._best_so_far()
 
+    def exported(self) -> tuple[torch.nn.Module, torch.nn.Module]:
+        """The generators of A to B and of B to A as models hold them now: averaged, calibrated, in evaluation mode."""
+        gan = self.gan
+        average = gan.average_a_to_b.eval(), gan.average_b_to_a.eval()
+        if not self.config.train.calibrate:
+            return average
+        if self._calibrated is None or self._calibrated[0] != gan.step:
+            a_to_b, b_to_a = map(self._with_curve, DIRECTIONS, average)
+            self._calibrated = gan.step, (a_to_b, b_to_a)
+        return self._calibrated[1]
+
+    def _with_curve(self, direction: tuple[str, str], network: torch.nn.Module) -> torch.nn.Module:
+        """A generator with its curve, if one can be fitted."""
+        count = SAMPLES_CALIBRATED[len(self.config.sample.size)]
+        given, real = (
+            (
+                torch.as_tensor(sample).to(self.gan.device)
+                for sample in samples_as_translated(self.config, self.cohorts[key].training, count, most=count)
+            )
+            for key in direction
+        )
+        with autocast(self.gan.device, self.gan.precision):
+            curve = fit_curve(network, given, real, self.cohorts[direction[1]].preparation.air_level)
+        return network if curve is None else CalibratedGenerator.fit(network, curve).to(self.gan.device).eval()
+
     @torch.no_grad()
     def cycle(self, n: int) -> dict[str, Tensor | None]:
         """Everything the exported generators make of one fixed pair of samples.
 
         With loss.body_only the body alone, in air, as training and translation have it.
         """
-        gan, (real_a, real_b) = self.gan, self.signs.pair(n)
-        a_to_b, b_to_a = gan.average_a_to_b.eval(), gan.average_b_to_a.eval()
+        real_a, real_b = self.signs.pair(n)
+        a_to_b, b_to_a = self.exported()
         body_only, same = self.config.loss.body_only, self.config.loss.identity > 0
 
         def inside(made: Tensor, real: Tensor) -> Tensor:
@@ -93,9 +120,13 @@ class Keeper:
             "same_a": inside(b_to_a(real_a), real_a) if same else None,
             "same_b": inside(a_to_b(real_b), real_b) if same else None,
         }  # fmt: skip
-        for network in (gan.a_to_b, gan.b_to_a):
-            network.train()
+        self._train()
         return pictures
+
+    def _train(self) -> None:
+        """The generators, which may be their own averages, back into their mode."""
+        for network in (self.gan.a_to_b, self.gan.b_to_a):
+            network.train()
 
     @torch.no_grad()
     def judged(self, n: int) -> dict[str, Tensor | None]:
@@ -112,7 +143,9 @@ class Keeper:
         if not self.process.first:
             return {}
         found = self.signs.measure(self.judged, self.config.train.best)
-        columns = {f"{self.prefix}{name}": value for name, value in found.items()} | self.paired_errors(self.gan)
+        columns = {f"{self.prefix}{name}": value for name, value in found.items()}
+        columns |= self.paired_errors(*self.exported(), self.gan.device)
+        self._train()
         score = found.get("score", math.nan)
         if score < self.best[0]:
             self.best = score, self.gan.step
@@ -170,12 +203,10 @@ class Keeper:
             facts: to be recorded in the files.
         """
         if self.process.first:
-            for source, target, network in (
-                ("a", "b", self.gan.average_a_to_b),
-                ("b", "a", self.gan.average_b_to_a),
-            ):
+            for (source, target), network in zip(DIRECTIONS, self.exported(), strict=True):
                 self.export(source, target, network, folder or self.run, facts)
             self.write_card(folder or self.run, None if figures is None else self._written(figures))
+            self._train()
 
     def _written(self, figures: dict[str, float]) -> dict[str, str]:
         """As metrics.csv will have them."""
@@ -192,8 +223,8 @@ class Keeper:
         planes = self.config.sample.planes
         arguments = generator_arguments(self.config, planes * first.channels, planes * second.channels)
         arguments = {"kind": "custom"} if self.custom else arguments
-        if self.config.train.calibrate:
-            network, arguments = self.calibrated(source, target, network, arguments)
+        if isinstance(network, CalibratedGenerator):
+            arguments |= {CALIBRATION: len(network.made)}
         model = Model(
             network=network,
             arguments=arguments,
@@ -214,23 +245,6 @@ class Keeper:
         )
         save_model(self.model_path(source, target, folder), model)
 
-    def calibrated(
-        self, source: str, target: str, network: torch.nn.Module, arguments: dict[str, Any]
-    ) -> tuple[torch.nn.Module, dict[str, Any]]:
-        """The generator with its curve, if one can be fitted, and the arguments that build it."""
-        count = SAMPLES_CALIBRATED[len(self.config.sample.size)]
-        given, real = (
-            (
-                torch.as_tensor(sample).to(self.gan.device)
-                for sample in samples_as_translated(self.config, self.cohorts[domain].training, count)
-            )
-            for domain in (source, target)
-        )
-        curve = fit_curve(network, given, real, self.cohorts[target].preparation.air_level)
-        if curve is None:
-            return network, arguments
-        return CalibratedGenerator.fit(network, curve).to(self.gan.device), arguments | {CALIBRATION: len(curve[0])}
-
     def agreement(self, source: str, target: str, network: torch.nn.Module) -> dict[str, Any] | None:
         """The range of structure agreement over held-out samples (else training ones).
 
@@ -241,7 +255,7 @@ class Keeper:
             return None
         scans = first.held_out or first.training
         axes = "axial" if self.config.sample.axes == ALL else None
-        samples = samples_as_translated(self.config, scans, AGREEMENT_SAMPLES, axes)
+        samples = samples_as_translated(self.config, scans, AGREEMENT_SAMPLES, axes=axes)
         found = agreement_range(
             network,
             (torch.as_tensor(sample).to(self.gan.device) for sample in samples),
@@ -261,6 +275,14 @@ class Keeper:
             "Scans and split": f"digest {self.digest}",
             "medcycle": medcycle.__version__,
         }
+        if self.config.train.calibrate:
+            names = {key: cohort.domain.name for key, cohort in self.cohorts.items()}
+            curves = [
+                f"{names[source]} to {names[target]}"
+                for (source, target), network in zip(DIRECTIONS, self.exported(), strict=True)
+                if isinstance(network, CalibratedGenerator)
+            ]
+            facts["Calibrated to the tissue of the target's training scans"] = ", ".join(curves) or "no curve was found"
         figures = figures or last_figures(self.run / "metrics.csv")
         write_file(folder / CARD, model_card(self.config, self.cohorts, self.agreements, figures, facts))
 

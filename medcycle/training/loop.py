@@ -58,6 +58,7 @@ FREE = (
     "train.cuda_graph",
     *("train.epochs", "train.decay_epochs", "train.learning_rate"),
     *("train.log_every", "train.preview_every", "train.checkpoint_every", "train.best"),
+    "train.calibrate",
 )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from medcycle.config import Config
 from medcycle.data import Augment, PairedSampler, WithPairs, check_sizes
@@ -19,7 +20,6 @@ from medcycle.io.manifest import Row
 from medcycle.prepare import CohortError, Preparation, PreparedPair, PreparedScan, prepare_cohort, prepare_pair
 from medcycle.training.cohorts import Cohort, Pairs, Progress, reading, slicing_axis
 from medcycle.training.split import ListedPair, scans_and_sides
-from medcycle.training.step import CycleGAN
 
 MEASURED = 16  # samples of held-out pairs, at least one of each
 UNLIKE = 0.7  # Dice of the two bodies below which a pair is suspected not to be registered
@@ -159,26 +159,23 @@ class PairedErrors:
         self._preparations, self._context = preparations, sample.context
 
     @torch.no_grad()
-    def __call__(self, gan: CycleGAN) -> dict[str, float]:
+    def __call__(self, a_to_b: nn.Module, b_to_a: nn.Module, device: torch.device) -> dict[str, float]:
         """Mean absolute errors `paired_mae_b` (of what is made of A) and `paired_mae_a`, in B's and A's own unit.
 
         Against the prepared scans (resampled, clipped to the window or percentiles), where either scan is not air.
-        Nothing if there are no such pairs.
+        Nothing if there are no such pairs. The generators are in evaluation mode.
         """
         found: dict[str, list[float]] = {}
-        networks = gan.average_a_to_b.eval(), gan.average_b_to_a.eval()
         for number in range(max(MEASURED, len(self._samplers)) if self._samplers else 0):
             pair = self._samplers[number % len(self._samplers)].batch(number, 1)
             shown = [self._middle(image) for image in pair]
             body = np.maximum(*(image.max(axis=1) for image in shown)) > AIR
-            for given, network in enumerate(networks):
-                made = network(torch.as_tensor(pair[given]).to(gan.device)).float().cpu().numpy()
+            for given, network in enumerate((a_to_b, b_to_a)):
+                made = network(torch.as_tensor(pair[given]).to(device)).float().cpu().numpy()
                 units = self._preparations[1 - given].in_units
                 error = np.abs(units(self._middle(made)) - units(shown[1 - given])).mean(axis=1)
                 if body.any():
                     found.setdefault(f"paired_mae_{'ba'[given]}", []).append(float(error[body].mean()))
-        for network in (gan.a_to_b, gan.b_to_a):
-            network.train()
         return {name: float(np.mean(values)) for name, values in found.items()}
 
     def _middle(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

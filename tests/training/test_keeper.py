@@ -162,6 +162,9 @@ def test_calibrated_models_are_written_where_asked_for(cohort: Path, size: list[
         assert isinstance(model.network, CalibratedGenerator)
         assert len(model.network.made) == model.arguments["calibration"]
         assert float((model.network.made - model.network.real).abs().max()) > 0.05
-    assert "Calibrated: to the tissue values" in (cohort / "run" / "MODEL_CARD.md").read_text()
+    assert (
+        "Calibrated to the tissue of the target's training scans: mr to ct, ct to mr"
+        in (cohort / "run" / "MODEL_CARD.md").read_text()
+    )
     scan = next((cohort / "mr").iterdir())
     assert Translator.load(cohort / "run", to="ct", statistics="scan")(scan).unit == "HU"
