@@ -220,15 +220,27 @@ def test_scans_thinner_than_asked(
     cohort: Path, medcycle: Run, configure: Make, make_ball: Make, save_nifti: Make
 ) -> None:
     save_nifti(make_ball(3, "mr", (20, 6, 20)), cohort / "mr" / "thin.nii.gz")
-    config = cohort / "c.yaml"
-    for ran in (medcycle("train", "--config", config, "--out", cohort / "run"), medcycle("inspect", config)):
-        told = ran.err + ran.out
+    config, run = cohort / "c.yaml", cohort / "run"
+    says = "20 x 6 voxels, less than half of sample.size [16, 16]"
+    for arguments in (("train", "--strict", "--config", config, "--out", cohort / "strict"), ("inspect", config)):
+        ran = medcycle(*arguments)
         assert ran.code == 2
-        assert "thin" in told
-        assert "20 x 6 voxels, less than half of sample.size [16, 16]" in told
-    assert not checkpoints(cohort / "run" / "checkpoints")
+        assert "thin" in ran.err + ran.out
+        assert says in ran.err + ran.out
+    ran = medcycle("train", "--config", config, "--out", run)
+    assert ran.code == 0, ran.err
+    assert "1 scan(s) cannot be used and are left out" in ran.err
+    assert says in (run / "refused.txt").read_text()
+    (cohort / "mr" / "thin.nii.gz").rename(cohort / "thin.nii.gz")
+    shutil.rmtree(cohort / "mr")
+    (cohort / "mr").mkdir()
+    (cohort / "thin.nii.gz").rename(cohort / "mr" / "thin.nii.gz")
+    ran = medcycle("train", "--config", config, "--out", cohort / "none")  # no other is left
+    assert ran.code == 2
+    assert says in ran.err
+    assert not checkpoints(cohort / "none" / "checkpoints")
     # What the message says to do is enough, in the same run folder and with the same cache.
-    ran = medcycle("train", "--config", config, "--out", cohort / "run", "sample.size=[12, 12]")
+    ran = medcycle("train", "--config", config, "--out", cohort / "none", "sample.size=[12, 12]")
     assert ran.code == 0, ran.err
 
 

@@ -50,3 +50,11 @@ def test_it_gives_float32_whatever_the_network_computes_in():
 def test_other_numbers_of_knots_are_refused(knots):
     with pytest.raises(ModelError, match="a number from 2 to 4096"):
         CalibratedGenerator(nn.Identity(), knots)
+
+
+def test_it_tells_what_its_network_tells_of_itself():
+    network = build_generator("unet", in_channels=1, out_channels=2, filters=2, downs=3)
+    calibrated = CalibratedGenerator(network, 3)
+    assert (calibrated.in_channels, calibrated.out_channels, calibrated.multiple) == (1, 2, 8)
+    assert not hasattr(CalibratedGenerator(nn.Identity(), 3), "multiple")
+    assert not hasattr(calibrated, "features")

@@ -83,8 +83,9 @@ def test_how_much_air_is_in_the_body_does_not_count():
         (samples(0), samples(1, count=0)),
         ([torch.full((1, 1, 128, 128), -1.0)], samples(1)),
         ([torch.where(samples(0)[0] > -1, 0.25, -1.0)], samples(1)),
+        ([torch.where(image > -1, 0.2 + 0.05 * image, -1.0) for image in samples(0)], samples(1)),
     ],
-    ids=["none of the target", "no body", "one value"],
+    ids=["none of the target", "no body", "one value", "all but even"],
 )
 def test_there_is_no_curve_where_nothing_tells_of_one(made, real):
     assert fit_curve(nn.Identity(), made, real, AIR) is None

@@ -195,3 +195,15 @@ def test_pictures_have_a_card_without_anatomy(tmp_path: Path, configure: Write) 
     assert "translates pictures (aa) into pictures (bb)" in text
     assert "HU" not in text
     assert "patients" not in text.partition("## Preparation")[2]
+
+
+def test_planes_of_all_directions_are_whole_whatever_the_scans_shape(
+    tmp_path: Path, write_scans: Write, configure: Write
+) -> None:
+    write_scans(tmp_path, 2)
+    config = load_config(str(configure(tmp_path, sample={"axes": "all", "size": [8, 8]})))
+    scan = prepare_domains(config, None, lambda _: None)["a"].training[0]
+    low = replace(scan, array=scan.array[:6], foreground=scan.foreground[:6], points=scan.points[scan.points[:, 2] < 6])
+    sizes = [sample.shape[2:] for sample in samples_as_translated(config, [low], 6)]
+    assert sizes == [(20, 8)] * 4 + [(20, 20)] * 2  # sagittal, coronal, axial; no plane is less than a sample
+    assert len(list(samples_as_translated(config, [scan, low], 6, most=1))) == 6

@@ -168,3 +168,8 @@ def test_calibrated_models_are_written_where_asked_for(cohort: Path, size: list[
     )
     scan = next((cohort / "mr").iterdir())
     assert Translator.load(cohort / "run", to="ct", statistics="scan")(scan).unit == "HU"
+    values["train"]["calibrate"] = False
+    train(parse_config(values), cohort / "run", resume=True, console=QUIET)
+    plain = load_model(find_model(cohort / "run", "ct"))
+    assert not isinstance(plain.network, CalibratedGenerator)
+    assert "calibration" not in plain.arguments
