@@ -335,3 +335,13 @@ def test_only_pictures_are_resized(tmp_path: Path) -> None:
     assert "sample.resize needs modality image in both domains" in line
     (line,) = refuse(tmp_path, "base: horse2zebra.yaml\n", "sample.resize=[200, 300]")
     assert "sample.resize [200, 300] is smaller than sample.size [256, 256]" in line
+
+
+def test_one_domain_alone_may_be_inverted(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, GOOD), ["domains.a.invert=true"])
+    assert [config.inverted(domain) for domain in (config.domains.a, config.domains.b)] == [True, False]
+    config = load_config(write(tmp_path, GOOD), ["prepare.invert=true", "domains.a.invert=false"])
+    assert not config.inverted(config.domains.a)
+    assert "domains.b.invert is for modality mr" in "\n".join(refuse(tmp_path, GOOD, "domains.b.invert=true"))
+    refused = refuse(tmp_path, GOOD, "domains.a.invert=true", "prepare.foreground=false")
+    assert "prepare.invert needs prepare.foreground" in "\n".join(refused)

@@ -35,6 +35,8 @@ class Domain(Section):
     """DICOM only: accept series with missing or unevenly spaced slices, interpolated onto an even grid."""
     threshold: float | None = None
     """mr, ct: the value above which a voxel is body; null: -500 HU (ct), found by Otsu and the noise (mr)."""
+    invert: bool | None = None
+    """mr: as prepare.invert, of this domain alone: T1 inverted is grey where T2 and FLAIR are. null: prepare.invert."""
 
     @field_validator("patient")
     @classmethod
@@ -428,13 +430,21 @@ class Config(Section):
     """null: none."""
     train: Train = Train()
 
+    def inverted(self, domain: Domain) -> bool:
+        """Whether a domain's scans are inverted inside the body."""
+        return domain.modality == "mr" and (self.prepare.invert if domain.invert is None else domain.invert)
+
     @model_validator(mode="after")
     def _together(self) -> Config:
         problems = []
         augment = self.sample.augment
-        if self.prepare.invert and self.prepare.foreground is False:
+        inverted = self.prepare.invert or any(self.inverted(domain) for domain in (self.domains.a, self.domains.b))
+        if inverted and self.prepare.foreground is False:
             problems.append("prepare.invert needs prepare.foreground: air around the body would become the brightest")
-        if self.prepare.invert and any((augment.bias_field, augment.motion, augment.ghosting, augment.spike)):
+        for key, domain in (("a", self.domains.a), ("b", self.domains.b)):
+            if domain.invert is not None and domain.modality != "mr":
+                problems.append(f"domains.{key}.invert is for modality mr; HU and pictures are taken as they are")
+        if inverted and any((augment.bias_field, augment.motion, augment.ghosting, augment.spike)):
             problems.append("sample.augment's bias_field, motion, ghosting and spike need prepare.invert: false")
         if self.prepare.invert and "image" in (self.domains.a.modality, self.domains.b.modality):
             problems.append(
@@ -450,7 +460,7 @@ class Config(Section):
             problems.append(f"prepare.floor {NEEDS_BODY}")
         if self.prepare.floor > -1 and any((augment.bias_field, augment.motion, augment.ghosting, augment.spike)):
             problems.append("sample.augment's bias_field, motion, ghosting and spike need prepare.floor: -1")
-        if self.prepare.cavities and not self.prepare.invert:
+        if self.prepare.cavities and not inverted:
             problems.append("prepare.cavities is for prepare.invert: true; without it, air inside is dark anyway")
         if self.pairs is not None and self.pictures:
             problems.append(

@@ -91,7 +91,7 @@ def preparation(config: Config, domain: Domain) -> Preparation:
         percentiles=config.prepare.percentiles,
         range=config.prepare.range,
         foreground=not both_ct if config.prepare.foreground is None else config.prepare.foreground,
-        invert=config.prepare.invert and domain.modality == "mr",
+        invert=config.inverted(domain),
         cavities=config.prepare.cavities and domain.modality == "mr",
         floor=config.prepare.floor if domain.modality == "mr" else -1.0,
         n4=config.prepare.n4,
