@@ -172,9 +172,8 @@ def one_patient(data: Path, work: Path, model: str, steps: int, more: list[str],
     domains = (("t1", data / trained / "T1.nii.gz", "mr"), ("flair", data / trained / "FLAIR.nii.gz", "mr"))
     settings = settings_of(run, steps, *domains)
     settings += ["prepare.spacing=[2, 2, 2]", "sample.size=[80, 96]", *own]
-    # No bone is to be told from air; grey matter is brighter than white in FLAIR, as in an inverted T1.
+    # No bone is to be told from air.
     settings += ["prepare.invert=false", "prepare.floor=-1", "prepare.cavities=false"]
-    settings += ["domains.a.invert=true"] if model == "new" else []
     minutes = run_training(config, run, [*settings, *more])
     made = Translator.load(run, to="flair").file(data / tested / "T1.nii.gz", run / "flair.nii.gz")
     return {"minutes": minutes} | ms_score(data, tested, made, work / f"open-ms-{model}-{tested}.png")
