@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from medcycle.config.reading import copy_config, dump_config, find_config, load_config, parse_config, shipped
-from medcycle.config.schema import Config, Domain
+from medcycle.config.schema import Config
+from medcycle.config.sections import Domain
 
 __all__ = [
     "Config",

@@ -6,7 +6,7 @@ from medcycle.data.natural import Picture, PictureSampler, PicturesError, device
 from medcycle.data.painting import render_ct, render_mr, write_cohort
 from medcycle.data.paired import PairedSampler, WithPairs
 from medcycle.data.phantom import Phantom, Tissue, body_mask, make_head
-from medcycle.data.unpaired import ALL, AXES, UnpairedSampler, check_sizes
+from medcycle.data.unpaired import ALL, AXES, SizeError, UnpairedSampler, check_sizes
 
 __all__ = [
     "ALL",
@@ -18,6 +18,7 @@ __all__ = [
     "Picture",
     "PictureSampler",
     "PicturesError",
+    "SizeError",
     "Tissue",
     "UnpairedSampler",
     "WithPairs",

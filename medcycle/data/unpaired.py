@@ -59,6 +59,10 @@ class Transform(Protocol):
         """
 
 
+class SizeError(ScanError):
+    """Scans are too small for the samples that are to be drawn from them."""
+
+
 def check_sizes(scans: Sequence[Scan], size: Sequence[int], axes: str = "axial") -> None:
     """Refuse scans that are shorter than half the sample along any axis; the rest is padded with air.
 
@@ -68,7 +72,7 @@ def check_sizes(scans: Sequence[Scan], size: Sequence[int], axes: str = "axial")
         axes: "axial", "coronal" or "sagittal"; "all" for each of them.
 
     Raises:
-        ScanError: naming the first such scan, its size and the key to change.
+        SizeError: naming the first such scan, its size and the key to change.
     """
     if axes == ALL:
         for name, axis in AXES.items():
@@ -83,7 +87,7 @@ def check_sizes(scans: Sequence[Scan], size: Sequence[int], axes: str = "axial")
     largest = [min(min(2 * _extents(scan, len(size))[axis] for scan in small), size[axis]) for axis in range(len(size))]
     others = f" (and {len(small) - 1} more scans like it)" if len(small) > 1 else ""
     what = "volume" if len(size) == 3 else f"{axes} planes"
-    raise ScanError(
+    raise SizeError(
         f"{small[0].name}{others}: prepared {what} of {' x '.join(map(str, found))} voxels, less than half of "
         f"sample.size {list(size)} along {', '.join(short)}. Set sample.size to at most {largest}, take other "
         "sample.axes, or a finer prepare.spacing."

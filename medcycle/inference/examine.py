@@ -11,6 +11,7 @@ import numpy as np
 from medcycle.agreement import recorded_range
 from medcycle.data.unpaired import ALL, AXES
 from medcycle.errors import ModelError
+from medcycle.inference.fusion import fused
 from medcycle.inference.quality import Quality, scan_agreement
 from medcycle.inference.sliding import Array, Progress
 from medcycle.model import find_opposite, load_model
@@ -43,17 +44,16 @@ def examine(
     opposite = translator.opposite if residual else None
     translator.warn_of(volume)
     volumes, every = translator.prepared([volume])
-    axial: list[Array] = []
-    made = translator.over(volumes, every, progress, axial)[0]
-    volume, prepared = volumes[0], every[0]
+    directions = translator.directions(volumes, every, progress)
+    volume, prepared, made = volumes[0], every[0], fused(directions)[0]
     model = translator.model
     found = usual = None
     if not translator.pictures:
-        axis = None if model.ndim == 3 else 2 if len(volume.space) == 2 else AXES.get(translator.axes, 2)
-        # A model of all directions knows the range of axial planes that are not fused with others.
-        of_all = model.sample["axes"] == ALL
-        found = scan_agreement(prepared.array, axial[0] if of_all and axial else made, axis, model.sample["size"])
-        usual = recorded_range(model.provenance) if axial or not of_all else None
+        # A model of all directions knows the range of axial planes, before they are fused with others.
+        of_all, axial = model.sample["axes"] == ALL, AXES["axial"]
+        axis = axial if axial in directions else next(iter(directions))
+        found = scan_agreement(prepared.array, directions[axis][0], axis, model.sample["size"])
+        usual = None if of_all and axis != axial else recorded_range(model.provenance)
     back = error = None
     if opposite is not None:
         seen = np.where(prepared.foreground, made, np.float32(-1)) if translator.masked else made

@@ -9,7 +9,7 @@ Dice of bone 0.48 to 0.53, 0.57 and 0.55. Unlike the mean, the median is the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -60,3 +60,8 @@ def fuse(parts: Sequence[Array]) -> Array:
         return (parts[0] + parts[1]) / np.float32(2)
     low, high = np.minimum(parts[0], parts[1]), np.maximum(parts[0], parts[1])
     return np.maximum(low, np.minimum(high, parts[2]))
+
+
+def fused(directions: Mapping[int | None, Sequence[Array]]) -> list[Array]:
+    """Of each scan, what its directions made of it, as one."""
+    return [fuse(parts) for parts in zip(*directions.values(), strict=True)]

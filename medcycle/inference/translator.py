@@ -19,7 +19,7 @@ from medcycle.device import resolve_device, resolve_precision
 from medcycle.errors import ConfigError, ModelError, ScanError
 from medcycle.inference.examine import Examined, examine, opposite_of
 from medcycle.inference.frames import translate_recording
-from medcycle.inference.fusion import along_each, fuse, usable_axes
+from medcycle.inference.fusion import along_each, fused, usable_axes
 from medcycle.inference.kinds import open_image, open_recorded, unit_of
 from medcycle.inference.sliding import Array, Progress, scan_statistics, translate_patches, translate_planes
 from medcycle.inference.statistics import STATISTICS, norm_kinds
@@ -275,47 +275,38 @@ class Translator:
         return made.replace(source=volume.source)
 
     def over(
-        self,
-        volumes: Sequence[Volume],
-        every: Sequence[Prepared],
-        progress: Progress | None = None,
-        axial: list[Array] | None = None,
+        self, volumes: Sequence[Volume], every: Sequence[Prepared], progress: Progress | None = None
     ) -> list[Array]:
-        """The network over prepared scans of one shape: arrays on their prepared grid.
+        """The network over prepared scans of one shape: arrays on their prepared grid."""
+        return fused(self.directions(volumes, every, progress))
 
-        Args:
-            volumes: the scans.
-            every: what they were prepared as.
-            progress: as :meth:`translate`.
-            axial: if given, takes what became of their axial planes, before directions are fused.
-        """
+    def directions(
+        self, volumes: Sequence[Volume], every: Sequence[Prepared], progress: Progress | None = None
+    ) -> dict[int | None, list[Array]]:
+        """The same before directions are fused: by the axis that planes lie across; of a 3D model by None alone."""
         network, size = self.model.network, self.model.sample["size"]
-        if self.model.ndim == 2:
-            # A 2D scan has no choice of planes: it is one.
-            flat = len(volumes[0].space) == 2
-            axes = (2,) if flat else usable_axes(self.axes, every[0].array.shape[1:], size)
-            lengths = [len(every) * every[0].array.shape[1 + axis] for axis in axes]
-            found = []
-            for axis, report in along_each(axes, lengths, progress):
-                array = translate_planes(
-                    network,
-                    np.concatenate([prepared.array for prepared in every], axis=1 + axis),
-                    axis,
-                    size=size,
-                    context=self.model.context,
-                    scans=len(every),
-                    batch_size=self.batch_size,
-                    device=self.device,
-                    precision=self.precision,
-                    progress=report,
-                )
-                found.append(np.split(array, len(every), axis=1 + axis))
-                if axial is not None and axis == AXES["axial"]:
-                    axial += found[-1]
-            arrays = [fuse(parts) for parts in zip(*found, strict=True)]
-        else:
-            arrays = [self._in_patches(*each, progress) for each in zip(every, volumes, strict=True)]
-        return arrays
+        if self.model.ndim == 3:
+            return {None: [self._in_patches(*each, progress) for each in zip(every, volumes, strict=True)]}
+        # A 2D scan has no choice of planes: it is one.
+        flat = len(volumes[0].space) == 2
+        axes = (2,) if flat else usable_axes(self.axes, every[0].array.shape[1:], size)
+        lengths = [len(every) * every[0].array.shape[1 + axis] for axis in axes]
+        found: dict[int | None, list[Array]] = {}
+        for axis, report in along_each(axes, lengths, progress):
+            array = translate_planes(
+                network,
+                np.concatenate([prepared.array for prepared in every], axis=1 + axis),
+                axis,
+                size=size,
+                context=self.model.context,
+                scans=len(every),
+                batch_size=self.batch_size,
+                device=self.device,
+                precision=self.precision,
+                progress=report,
+            )
+            found[axis] = np.split(array, len(every), axis=1 + axis)
+        return found
 
     def _in_patches(self, prepared: Prepared, volume: Volume, progress: Progress | None) -> Array:
         network, size, array = self.model.network, self.model.sample["size"], prepared.array

@@ -90,7 +90,7 @@ class UnetGenerator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, *space) in [-1, 1] to float32 (batch, out_channels, *space) in [-1, 1]."""
         L.check_input(x, self.ndim, self.in_channels, "U-Net generator")
-        x, crop = L.pad_to_multiple(with_position(x) if self.position else x, self.multiple)
+        x, crop = self._taken(x)
         x = self.head(x)
         skips = [x]
         for encode in self.encoder:
@@ -105,8 +105,12 @@ class UnetGenerator(nn.Module):
 
     def features(self, x: Tensor) -> list[Tensor]:
         """What the encoder sees in images, at its first levels: (batch, channel, *smaller space) each."""
-        x, _ = L.pad_to_multiple(with_position(x) if self.position else x, self.multiple)
+        x, _ = self._taken(x)
         found = [self.head(x)]
         for encode in self.encoder[: len(self.feature_channels) - 1]:
             found.append(encode(found[-1]))
         return found
+
+    def _taken(self, x: Tensor) -> tuple[Tensor, L.Crop]:
+        """Images as the first layer takes them, and what cuts the result."""
+        return L.pad_to_multiple(with_position(x) if self.position else x, self.multiple)

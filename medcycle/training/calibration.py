@@ -15,6 +15,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from medcycle.config import Config
+from medcycle.device import autocast
+from medcycle.networks.calibrated import CalibratedGenerator
+from medcycle.training.cohorts import Cohort, samples_as_translated
+
 SAMPLES = {2: 128, 3: 32}  # of each domain, by their space axes
 FEWEST = 2048  # voxels of tissue, whose distribution still means something
 BINS = 4096
@@ -23,6 +28,29 @@ QUARTILES = [16, 48]  # among SHARES
 STEEPEST = 5.0  # a generator whose tissue is more even than that has not learnt yet, or has collapsed
 
 Curve = tuple[list[float], list[float]]
+
+
+def calibrated(
+    network: nn.Module, config: Config, source: Cohort, target: Cohort, device: torch.device, precision: str
+) -> nn.Module:
+    """A generator with its curve, fitted on training scans, in evaluation mode; itself, if there is none.
+
+    Args:
+        network: in evaluation mode, on the device.
+        config: of the training.
+        source: what it is given.
+        target: what it makes.
+        device: where it runs.
+        precision: "bf16", "fp16" or "fp32".
+    """
+    count = SAMPLES[len(config.sample.size)]
+    given, real = (
+        (torch.as_tensor(s).to(device) for s in samples_as_translated(config, cohort.training, count, most=count))
+        for cohort in (source, target)
+    )
+    with autocast(device, precision):
+        curve = fit_curve(network, given, real, target.preparation.air_level)
+    return network if curve is None else CalibratedGenerator.fit(network, curve).to(device).eval()
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from medcycle.data import (
     Picture,
     PictureSampler,
     PicturesError,
+    SizeError,
     UnpairedSampler,
     check_sizes,
     device_can_hold,
@@ -122,15 +123,9 @@ def prepare_domains(
         domain: Domain = getattr(config.domains, key)
         try:
             how, prepared, refused = _prepared(config, domain, rows, sides, key, progress, strict)
-        except (CohortError, PicturesError) as error:
+        except (CohortError, PicturesError, SizeError) as error:
             failures.append(f"domains.{key} ({domain.name}): {error}")
             continue
-        if isinstance(prepared[0], PreparedScan):
-            try:
-                prepared, refused = _large_enough(config, prepared, refused, strict=strict)
-            except ScanError as error:
-                failures.append(f"domains.{key} ({domain.name}): {error}")
-                continue
         odd = [scan for scan in prepared if scan.warning]
         if odd:
             others = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
@@ -166,23 +161,24 @@ def prepare_domains(
 
 
 def _large_enough(
-    config: Config, prepared: Sequence[Any], refused: list[tuple[Path, str]], *, strict: bool
-) -> tuple[list[Any], list[tuple[Path, str]]]:
-    """The scans that samples can be drawn from, and those that are refused with the others that are too small.
+    config: Config, scans: Sequence[PreparedScan], *, strict: bool
+) -> tuple[list[PreparedScan], list[tuple[Path, str]]]:
+    """The scans that samples can be drawn from, and those that are too small, each with the reason.
 
     Raises:
-        ScanError: all are too small; or any is, and `strict`.
+        SizeError: all are too small; or any is, and `strict`.
     """
-    small = []
-    for scan in prepared:
+    size, axes = config.sample.size, config.sample.axes
+    large, small = [], []
+    for scan in scans:
         try:
-            check_sizes([scan], config.sample.size, config.sample.axes)
-        except ScanError as error:
+            check_sizes([scan], size, axes)
+            large.append(scan)
+        except SizeError as error:
             small.append((scan.path, str(error)))
-    if small and (strict or len(small) == len(prepared)):
-        check_sizes(prepared, config.sample.size, config.sample.axes)
-    left_out = {path for path, _ in small}
-    return [scan for scan in prepared if scan.path not in left_out], [*refused, *small]
+    if small and (strict or not large):
+        check_sizes(scans, size, axes)  # all of them in one message
+    return large, small
 
 
 def _prepared(
@@ -222,7 +218,8 @@ def _prepared(
         if config.prepare.nyul:
             how = fit_landmarks([path for path in paths if sides[key][path] == "train"], how, cache, **settings)
         cohort = prepare_cohort(paths, how, cache, axis=slicing_axis(config), strict=strict, **settings)
-    return how, cohort.scans, cohort.failures
+    large, small = _large_enough(config, cohort.scans, strict=strict)
+    return how, large, [*cohort.failures, *small]
 
 
 def reading(config: Config, domain: Domain, rows: Mapping[Path, Row], paths: Sequence[Path]) -> dict[str, Any]:
@@ -282,13 +279,13 @@ def samples_as_translated(
         axes: of the planes; None: the training's own.
         most: scans, spread over all of them.
     """
-    axes, planes = axes or config.sample.axes, len(config.sample.size) == 2
+    axes = axes or config.sample.axes
     chosen = [scans[int(n)] for n in np.unique(np.linspace(0, len(scans) - 1, most).round())]
-    names = tuple(AXES) if planes and axes == ALL else (axes,)
+    names = tuple(AXES) if axes == ALL else (axes,)
     views = [(scan.along(AXES[name]) if axes == ALL else scan, name) for scan in chosen for name in names]
     for scan, name in views:
         size = config.sample.size
-        if planes:
+        if len(size) == 2:
             size = tuple(max(own, least) for own, least in zip(scan.array.shape[2:], size, strict=True))
         sampler = UnpairedSampler(
             *([scan], [scan]),

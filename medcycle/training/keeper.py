@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import medcycle
 from medcycle.agreement import agreement_range
 from medcycle.config import Config
 from medcycle.data.loader import Sampler
 from medcycle.data.unpaired import AIR, ALL
-from medcycle.device import autocast
 from medcycle.errors import ModelError
 from medcycle.io.files import write_file
 from medcycle.model import CALIBRATION, DomainInfo, Model, read_header, save_model
 from medcycle.networks.calibrated import CalibratedGenerator
-from medcycle.training.calibration import SAMPLES as SAMPLES_CALIBRATED
-from medcycle.training.calibration import fit_curve
+from medcycle.training.calibration import calibrated
 from medcycle.training.card import CARD, digest, last_figures, model_card
 from medcycle.training.checkpoint import save_checkpoint
 from medcycle.training.cohorts import Cohort, Pairs, samples_as_translated
@@ -63,7 +62,7 @@ class Keeper:
     ) -> None:
         self.run, self.config, self.gan, self.cohorts, self.digest = run, config, gan, cohorts, digest
         self.process, self.custom, self.pairs = process, custom, pairs
-        self._calibrated: tuple[int, tuple[torch.nn.Module, torch.nn.Module]] | None = None  # of which step
+        self._calibrated: tuple[int, tuple[nn.Module, nn.Module]] | None = None  # of which step
         self.agreements: dict[str, dict[str, Any] | None] = {}  # of the models written last, by their source
         preparations = cohorts["a"].preparation, cohorts["b"].preparation
         self.paired_errors = PairedErrors(config, pairs.held_out if pairs else [], preparations)
@@ -75,30 +74,24 @@ class Keeper:
             self.signs = Signs(fixed, gan.device, air=not pictures)
             self.best = self._best_so_far()
 
-    def exported(self) -> tuple[torch.nn.Module, torch.nn.Module]:
+    @contextmanager
+    def exported(self) -> Iterator[tuple[nn.Module, nn.Module]]:
         """The generators of A to B and of B to A as models hold them now: averaged, calibrated, in evaluation mode."""
         gan = self.gan
-        average = gan.average_a_to_b.eval(), gan.average_b_to_a.eval()
-        if not self.config.train.calibrate:
-            return average
-        if self._calibrated is None or self._calibrated[0] != gan.step:
-            a_to_b, b_to_a = map(self._with_curve, DIRECTIONS, average)
-            self._calibrated = gan.step, (a_to_b, b_to_a)
-        return self._calibrated[1]
-
-    def _with_curve(self, direction: tuple[str, str], network: torch.nn.Module) -> torch.nn.Module:
-        """A generator with its curve, if one can be fitted."""
-        count = SAMPLES_CALIBRATED[len(self.config.sample.size)]
-        given, real = (
-            (
-                torch.as_tensor(sample).to(self.gan.device)
-                for sample in samples_as_translated(self.config, self.cohorts[key].training, count, most=count)
-            )
-            for key in direction
-        )
-        with autocast(self.gan.device, self.gan.precision):
-            curve = fit_curve(network, given, real, self.cohorts[direction[1]].preparation.air_level)
-        return network if curve is None else CalibratedGenerator.fit(network, curve).to(self.gan.device).eval()
+        found = gan.average_a_to_b.eval(), gan.average_b_to_a.eval()
+        if self.config.train.calibrate:
+            if self._calibrated is None or self._calibrated[0] != gan.step:
+                a, b = self.cohorts["a"], self.cohorts["b"]
+                how = gan.device, gan.precision
+                a_to_b, b_to_a = found
+                pair = calibrated(a_to_b, self.config, a, b, *how), calibrated(b_to_a, self.config, b, a, *how)
+                self._calibrated = gan.step, pair
+            found = self._calibrated[1]
+        try:
+            yield found
+        finally:
+            for network in (gan.a_to_b, gan.b_to_a):  # which may be their own averages
+                network.train()
 
     @torch.no_grad()
     def cycle(self, n: int) -> dict[str, Tensor | None]:
@@ -107,26 +100,19 @@ class Keeper:
         With loss.body_only the body alone, in air, as training and translation have it.
         """
         real_a, real_b = self.signs.pair(n)
-        a_to_b, b_to_a = self.exported()
         body_only, same = self.config.loss.body_only, self.config.loss.identity > 0
 
         def inside(made: Tensor, real: Tensor) -> Tensor:
             return torch.where(body(real), made, AIR) if body_only else made
 
-        fake_b, fake_a = inside(a_to_b(real_a), real_a), inside(b_to_a(real_b), real_b)
-        pictures: dict[str, Tensor | None] = {
-            "real_a": real_a, "fake_b": fake_b, "cycle_a": inside(b_to_a(fake_b), real_a),
-            "real_b": real_b, "fake_a": fake_a, "cycle_b": inside(a_to_b(fake_a), real_b),
-            "same_a": inside(b_to_a(real_a), real_a) if same else None,
-            "same_b": inside(a_to_b(real_b), real_b) if same else None,
-        }  # fmt: skip
-        self._train()
-        return pictures
-
-    def _train(self) -> None:
-        """The generators, which may be their own averages, back into their mode."""
-        for network in (self.gan.a_to_b, self.gan.b_to_a):
-            network.train()
+        with self.exported() as (a_to_b, b_to_a):
+            fake_b, fake_a = inside(a_to_b(real_a), real_a), inside(b_to_a(real_b), real_b)
+            return {
+                "real_a": real_a, "fake_b": fake_b, "cycle_a": inside(b_to_a(fake_b), real_a),
+                "real_b": real_b, "fake_a": fake_a, "cycle_b": inside(a_to_b(fake_a), real_b),
+                "same_a": inside(b_to_a(real_a), real_a) if same else None,
+                "same_b": inside(a_to_b(real_b), real_b) if same else None,
+            }  # fmt: skip
 
     @torch.no_grad()
     def judged(self, n: int) -> dict[str, Tensor | None]:
@@ -144,8 +130,8 @@ class Keeper:
             return {}
         found = self.signs.measure(self.judged, self.config.train.best)
         columns = {f"{self.prefix}{name}": value for name, value in found.items()}
-        columns |= self.paired_errors(*self.exported(), self.gan.device)
-        self._train()
+        with self.exported() as networks:
+            columns |= self.paired_errors(*networks, self.gan.device)
         score = found.get("score", math.nan)
         if score < self.best[0]:
             self.best = score, self.gan.step
@@ -203,10 +189,10 @@ class Keeper:
             facts: to be recorded in the files.
         """
         if self.process.first:
-            for (source, target), network in zip(DIRECTIONS, self.exported(), strict=True):
-                self.export(source, target, network, folder or self.run, facts)
-            self.write_card(folder or self.run, None if figures is None else self._written(figures))
-            self._train()
+            with self.exported() as networks:
+                for (source, target), network in zip(DIRECTIONS, networks, strict=True):
+                    self.export(source, target, network, folder or self.run, facts)
+            self.write_card(networks, folder or self.run, None if figures is None else self._written(figures))
 
     def _written(self, figures: dict[str, float]) -> dict[str, str]:
         """As metrics.csv will have them."""
@@ -217,7 +203,7 @@ class Keeper:
         """FOLDER/SOURCE_to_TARGET.safetensors."""
         return folder / f"{self.cohorts[source].domain.name}_to_{self.cohorts[target].domain.name}.safetensors"
 
-    def export(self, source: str, target: str, network: torch.nn.Module, folder: Path, facts: dict[str, Any]) -> None:
+    def export(self, source: str, target: str, network: nn.Module, folder: Path, facts: dict[str, Any]) -> None:
         """Write FOLDER/SOURCE_to_TARGET.safetensors."""
         first, second = self.cohorts[source], self.cohorts[target]
         planes = self.config.sample.planes
@@ -245,7 +231,7 @@ class Keeper:
         )
         save_model(self.model_path(source, target, folder), model)
 
-    def agreement(self, source: str, target: str, network: torch.nn.Module) -> dict[str, Any] | None:
+    def agreement(self, source: str, target: str, network: nn.Module) -> dict[str, Any] | None:
         """The range of structure agreement over held-out samples (else training ones).
 
         None for pictures. Of planes of all directions, which translation fuses, the axial ones are measured alone.
@@ -266,8 +252,8 @@ class Keeper:
         self.agreements[source] = None if found is None else found | {"of": of}
         return self.agreements[source]
 
-    def write_card(self, folder: Path, figures: dict[str, str] | None = None) -> None:
-        """Write FOLDER/MODEL_CARD.md, with the newest figures unless some are given."""
+    def write_card(self, networks: Sequence[nn.Module], folder: Path, figures: dict[str, str] | None) -> None:
+        """Write FOLDER/MODEL_CARD.md of both directions' generators, with the newest figures unless some are given."""
         facts = {
             "Steps": f"{self.gan.step} of batches of {self.config.train.batch_size}, in {self.gan.precision}",
             "Generator": "custom" if self.custom else json.dumps(self.config.model.generator.model_dump()),
@@ -279,7 +265,7 @@ class Keeper:
             names = {key: cohort.domain.name for key, cohort in self.cohorts.items()}
             curves = [
                 f"{names[source]} to {names[target]}"
-                for (source, target), network in zip(DIRECTIONS, self.exported(), strict=True)
+                for (source, target), network in zip(DIRECTIONS, networks, strict=True)
                 if isinstance(network, CalibratedGenerator)
             ]
             facts["Calibrated to the tissue of the target's training scans"] = ", ".join(curves) or "no curve was found"
