@@ -25,21 +25,23 @@ from medcycle.inference import Translator, translate_paths
 from medcycle.io import find_scans
 
 # 2 CPU cores, five heads of 2 mm, thousands of steps instead of hundreds of thousands: small networks, whole planes.
+UNET = "model.generator={kind: unet, filters: 16, downs: 4, upsample: resize}"
+RESNET = "model.generator={kind: resnet, filters: 16, blocks: 4, upsample: resize}"
 SIZES = [
-    *("prepare.spacing=[2, 2, 2]", "sample.size=[112, 112]", "model.generator.filters=16", "model.generator.blocks=4"),
-    *("model.discriminator.filters=32", "train.ema=0.998", "train.learning_rate=3e-4", "train.threads=1"),
+    *("prepare.spacing=[2, 2, 2]", "sample.size=[112, 112]", UNET, "model.discriminator.filters=32"),
+    *("train.ema=0.998", "train.learning_rate=3e-4", "train.threads=1"),
     *("train.samples_per_epoch=100", "train.validation=0"),
     *("train.preview_every=1000", "train.checkpoint_every=1000", "train.log_every=100"),
 ]
 INSTANCE = ["model.discriminator.norm=instance", "model.discriminator.spectral=false"]
-OLD_WEIGHTS = ["loss.cycle=10", "loss.structure.mind=0"]
-ONE_DIRECTION = ["sample.axes=axial", "train.calibrate=false"]
+CLASSIC_LOSSES = [*INSTANCE, "loss.cycle=10", "loss.structure.mind=0"]
+NO_PREPARATION = ["prepare.stretch=null", "prepare.floor=-1", "prepare.cavities=false"]
 # Configuration and overrides; after "new", each changes one thing of it.
 VARIANTS: dict[str, tuple[str, list[str]]] = {
-    "classic": ("classic.yaml", ["model.generator.upsample=resize"]),
+    "classic": ("classic.yaml", [RESNET]),
     "classic, inverted MR": (
         "mri2ct.yaml",
-        [*INSTANCE, *OLD_WEIGHTS, "prepare.stretch=null", "prepare.floor=-1", "prepare.cavities=false", *ONE_DIRECTION],
+        [RESNET, *CLASSIC_LOSSES, *NO_PREPARATION, "sample.axes=axial", "train.calibrate=false"],
     ),
     "new (mri2ct.yaml)": ("mri2ct.yaml", []),
     "without calibration": ("mri2ct.yaml", ["train.calibrate=false"]),
@@ -50,20 +52,26 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "without cavities": ("mri2ct.yaml", ["prepare.cavities=false"]),
     "without MIND": ("mri2ct.yaml", ["loss.structure.mind=0"]),
     "MIND 0.4": ("mri2ct.yaml", ["loss.structure.mind=0.4"]),
-    "without spectral norm": ("mri2ct.yaml", INSTANCE),
+    "cycle 1.25": ("mri2ct.yaml", ["loss.cycle=1.25"]),
     "cycle 10, MIND 8": ("mri2ct.yaml", ["loss.cycle=10", "loss.structure.mind=8"]),
+    "without spectral norm": ("mri2ct.yaml", INSTANCE),
     "masked losses": ("mri2ct.yaml", ["loss.body_only=true"]),
     "PatchNCE instead of MIND": ("mri2ct.yaml", ["loss.structure.mind=0", "loss.structure.patch_nce=0.4"]),
     "gradient correlation instead of MIND": (
         "mri2ct.yaml",
         ["loss.structure.mind=0", "loss.structure.gradient_correlation=1"],
     ),
+    "mutual information instead of MIND": (
+        "mri2ct.yaml",
+        ["loss.structure.mind=0", "loss.structure.mutual_information=0.5"],
+    ),
+    "and the outline": ("mri2ct.yaml", ["loss.structure.outline=1"]),
     "and loss.values": ("mri2ct.yaml", ["loss.values=0.25"]),
-    "U-Net": ("mri2ct.yaml", ["model.generator={kind: unet, filters: 16, downs: 4, upsample: resize}"]),
-    "transformer U-Net": ("mri2ct.yaml", ["model.generator={kind: vit, filters: 16, downs: 3, layers: 4, heads: 4}"]),
-    "self-attention": ("mri2ct.yaml", ["model.generator.attention=true"]),
     "relative position": ("mri2ct.yaml", ["model.generator.position=true"]),
-    "mask-guided": ("mri2ct.yaml", ["model.generator.kind=masked", "loss.mask=0.1"]),
+    "resnet": ("mri2ct.yaml", [RESNET]),
+    "resnet with self-attention": ("mri2ct.yaml", [RESNET, "model.generator.attention=true"]),
+    "mask-guided resnet": ("mri2ct.yaml", [RESNET, "model.generator.kind=masked", "loss.mask=0.1"]),
+    "transformer U-Net": ("mri2ct.yaml", ["model.generator={kind: vit, filters: 16, downs: 3, layers: 4, heads: 4}"]),
     "discriminators of two scales": ("mri2ct.yaml", ["model.discriminator.scales=2"]),
     "R1": ("mri2ct.yaml", ["loss.r1=1"]),
 }

@@ -25,12 +25,14 @@ from medcycle.io import find_scans, read_volume
 
 SMALL = [
     *("prepare.spacing=[3, 3, 3]", "sample.size=[64, 72]", "sample.axes=axial"),
-    *("model.generator.filters=16", "model.generator.blocks=4"),
     *("model.discriminator.filters=32", "model.discriminator.layers=2", "train.learning_rate=4e-4", "train.ema=0.998"),
     *("train.samples_per_epoch=200", "train.epochs=8", "train.decay_epochs=7", "train.validation=0"),
     *("train.preview_every=10000", "train.checkpoint_every=1000", "train.threads=1"),
 ]
-MODELS = {"classic": "classic.yaml", "new": "mri2ct.yaml"}
+MODELS = {
+    "classic": ("classic.yaml", ["model.generator={kind: resnet, filters: 16, blocks: 4, upsample: resize}"]),
+    "new": ("mri2ct.yaml", ["model.generator={kind: unet, filters: 16, downs: 3, upsample: resize}"]),
+}
 SITUATIONS = {"in MR": (ILL, HEALTHY), "in CT": (HEALTHY, ILL)}  # which have lesions in training: MR, CT
 KINDS = {"dark": -1, "bright": 1}  # in CT: cysts and bleeds
 PLACES = 5  # draws of places for lesions in each healthy head
@@ -101,8 +103,9 @@ def one(scans: Path, out: Path, model: str, situation: str, overrides: list[str]
     run = out / f"{model}-{situation}".replace(" ", "-")
     mr, ct = SITUATIONS[situation]
     settings = [f"domains.a.path={scans / 'train' / f'mr-{mr}'}", f"domains.b.path={scans / 'train' / f'ct-{ct}'}"]
-    settings += [f"prepare.cache={out / 'cache'}", *SMALL, *overrides]
-    minutes = run_training(MODELS[model], run, settings)
+    config, sizes = MODELS[model]
+    settings += [f"prepare.cache={out / 'cache'}", *sizes, *SMALL, *overrides]
+    minutes = run_training(config, run, settings)
     translator = Translator.load(run, to="ct")
     sct = {end: run / f"sct-{end}" for end in (HEALTHY, ILL)}
     for end, folder in sct.items():

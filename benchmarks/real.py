@@ -30,11 +30,14 @@ from medcycle.volume import Volume
 Array = npt.NDArray[Any]
 
 SIZES = [
-    *("model.generator.filters=16", "model.generator.blocks=4", "model.discriminator.filters=32"),
-    *("train.learning_rate=3e-4", "train.ema=0.998", "train.samples_per_epoch=100", "train.validation=0"),
+    *("model.discriminator.filters=32", "train.learning_rate=3e-4", "train.ema=0.998"),
+    *("train.samples_per_epoch=100", "train.validation=0"),
     *("train.preview_every=1000", "train.checkpoint_every=1000", "train.log_every=100", "train.threads=1"),
 ]
-MODELS = {"classic": ("classic.yaml", ["model.generator.upsample=resize"]), "new": ("mri2ct.yaml", [])}
+MODELS = {
+    "classic": ("classic.yaml", ["model.generator={kind: resnet, filters: 16, blocks: 4, upsample: resize}"]),
+    "new": ("mri2ct.yaml", ["model.generator={kind: unet, filters: 16, downs: 4, upsample: resize}"]),
+}
 
 # --- Harvard: CT as displayed, grey values, where 0 is air, fat and scalp, 100 the brain, and 255 bone ----------------
 

@@ -271,9 +271,9 @@ class Train(Section):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay a step of the generators' moving average, which is then what is exported; 0 switches it off."""
     calibrate: bool = False
-    """Whether one curve gives the tissue of what a generator makes the distribution of values that the target domain's
-    training scans have (histogram matching), found anew for every model that is written. For domains that show the same
-    part of the body: what there is more of in one of them is made more of."""
+    """Whether one curve gives the brighter half of the tissue that a generator makes (in CT, bone) the distribution of
+    values that the target domain's training scans have (histogram matching), found anew for every model that is
+    written. For domains that show the same part of the body: what there is more of in one of them is made more of."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """auto: bf16 where the device has it, else fp32. Last layer and losses are always fp32."""
     device: str = "auto"

@@ -26,7 +26,7 @@ SMALLER: dict[str, tuple[str, ...]] = {
     "harmonize.yaml": (*SLICES, *COARSE, "model.generator.downs=4"),
     "mri2ct-3d.yaml": ("sample.size=[16, 16, 16]", *COARSE, *FEW_BLOCKS),
     "classic.yaml": (*SLICES, *COARSE, *FEW_BLOCKS),
-    "mri2ct.yaml": (*SLICES, *COARSE, *FEW_BLOCKS),
+    "mri2ct.yaml": (*SLICES, *COARSE, "model.generator.downs=2"),
     "quick.yaml": (*SLICES, *COARSE, *FEW_BLOCKS),
 }
 PICTURES = [name for name, path in shipped().items() if "modality: image" in path.read_text(encoding="utf-8")]

@@ -16,7 +16,7 @@ from medcycle.io import read_volume
 
 TINY = (
     *("train.epochs=1", "train.decay_epochs=0", "train.samples_per_epoch=1", "sample.size=[24, 24]"),
-    *("model.generator.filters=4", "model.generator.blocks=1", "model.discriminator.filters=4", "train.device=cpu"),
+    *("model.generator={kind: resnet, filters: 4, blocks: 1}", "model.discriminator.filters=4", "train.device=cpu"),
 )
 
 

@@ -28,7 +28,7 @@ SHRINK = (
     *("prepare.workers=1", "model.generator.filters=4", "model.discriminator.filters=4"),
 )
 SMALL = {
-    "mri2ct.yaml": ("prepare.spacing=[9, 9, 9]", "sample.size=[24, 24]", "model.generator.blocks=1"),
+    "mri2ct.yaml": ("prepare.spacing=[9, 9, 9]", "sample.size=[24, 24]", "model.generator.downs=2"),
     "quick.yaml": ("prepare.spacing=[9, 9, 9]", "sample.size=[24, 24]", "model.generator.blocks=1"),
     "harmonize.yaml": ("prepare.spacing=[9, 9, 9]", "sample.size=[24, 24]", "model.generator.downs=2"),
     "horse2zebra.yaml": ("sample.size=[24, 24]", "sample.resize=[27, 27]", "model.generator.blocks=1"),

@@ -40,17 +40,42 @@ def paled(images: torch.Tensor) -> torch.Tensor:
     return torch.where(images > -0.6, -0.6 + (images + 0.6) / 2, images)
 
 
-def test_values_that_were_made_too_low_come_back():
+def test_bright_values_that_were_made_too_low_come_back():
     network = Curve(paled)
     curve = fit_curve(network, samples(0), samples(1), AIR)
     fitted = CalibratedGenerator.fit(network, curve)
     image = samples(2)[0]
     made = fitted(image)
-    assert float((made - image).abs().mean()) < 0.02 * float((paled(image) - image).abs().mean()) + 0.003
-    assert (made[image == -1] == -1).all()
-    quantiles = torch.tensor([0.1, 0.5, 0.9])
-    body = image > -1
-    np.testing.assert_allclose(made[body].quantile(quantiles), image[body].quantile(quantiles), atol=0.03)
+    bright = image > image[image > -1].median() + 0.2
+    missing = (paled(image) - image).abs()[bright].mean()
+    assert float((made - image).abs()[bright].mean()) < 0.25 * float(missing)
+    assert float(made.max()) == pytest.approx(0.9, abs=0.1)
+
+
+def test_the_darker_half_and_air_stay_as_they_are():
+    before, after = fit_curve(Curve(paled), samples(0), samples(1), AIR)
+    made = paled(torch.cat(samples(2)))
+    middle = float(made[made > AIR].median())
+    dark = np.linspace(-1, middle - 0.01, 50)
+    np.testing.assert_allclose(np.interp(dark, before, after), dark, atol=1e-6)
+    assert np.interp(middle + 0.3, before, after) > middle + 0.4
+
+
+def test_noise_of_one_tissue_is_not_matched():
+    """Real tissue has four times the noise of what is made, and the same bone: bone and contrasts stay."""
+
+    def heads(noise: float, seed: int) -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        image = torch.full((1, 1, 128, 128), -1.0)
+        image[..., 20:108, 20:108] = noise * torch.randn(88, 88, generator=generator)
+        image[..., 20:108, 20:36] = 0.6 + 0.1 * torch.rand(88, 16, generator=generator)
+        image[..., 20:108, 92:108] = -0.4 + 0.1 * torch.rand(88, 16, generator=generator)
+        return [image]
+
+    before, after = fit_curve(nn.Identity(), heads(0.02, 0), heads(0.08, 1), AIR)
+    contrast = np.interp([0.02, 0.0], before, after)
+    assert 0.01 < contrast[0] - contrast[1] < 0.05
+    assert np.interp(0.65, before, after) == pytest.approx(0.65, abs=0.05)
 
 
 def test_what_lies_outside_the_body_does_not_count():
@@ -73,7 +98,7 @@ def test_how_much_air_is_in_the_body_does_not_count():
     before, after = fit_curve(Curve(hollow), samples(0), samples(1), AIR)
     plain = fit_curve(Curve(paled), samples(0), samples(1), AIR)
     places = np.linspace(-0.55, 0.1, 20)
-    np.testing.assert_allclose(np.interp(places, before, after), np.interp(places, *plain), atol=0.03)
+    np.testing.assert_allclose(np.interp(places, before, after), np.interp(places, *plain), atol=0.04)
     assert np.interp([-1, -0.9, AIR], before, after) == pytest.approx([-1, -0.9, AIR])
 
 
@@ -115,6 +140,5 @@ def test_the_curve_rises_from_end_to_end(slope, shift, low, high, air):
     before, after = map(np.array, curve)
     assert (np.diff(before) > 0).all()
     assert (np.diff(after) >= 0).all()
-    assert (before[0], after[0], before[-1], after[-1]) == (-1, -1, 1, after[-1])
-    assert after[-1] <= 1
+    assert (before[0], after[0], before[-1], after[-1]) == pytest.approx((-1, -1, 1, 1))
     assert np.interp(air, before, after) == pytest.approx(air, abs=1e-5)
