@@ -1,8 +1,8 @@
 """Real pairs: python -m benchmarks.real --data DATA [--only harvard open-ms] [--steps 2000] [--out JSON]
 
 DATA holds harvard-mr-ct (slices of eight patients, MR and CT as displayed) and open-ms (T1 and FLAIR of two patients,
-and their lesions), which are not part of this repository. The classic model and what mri2ct.yaml makes of it train with
-the same sizes and steps, unpaired, and are scored on other patients.
+and their lesions), which are not part of this repository. The classic model and mri2ct.yaml or mr2mr.yaml ("new")
+train with the same sizes and steps, unpaired, and are scored on other patients.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ SIZES = [
     *("train.samples_per_epoch=100", "train.validation=0"),
     *("train.preview_every=1000", "train.checkpoint_every=1000", "train.log_every=100", "train.threads=1"),
 ]
-MODELS = {
-    "classic": ("classic.yaml", ["model.generator={kind: resnet, filters: 16, blocks: 4, upsample: resize}"]),
-    "new": ("mri2ct.yaml", ["model.generator={kind: unet, filters: 16, downs: 4, upsample: resize}"]),
-}
+RESNET = "model.generator={kind: resnet, filters: 16, blocks: 4, upsample: resize}"
+UNET = "model.generator={kind: unet, filters: 16, downs: 4, upsample: resize}"
+CLASSIC = ("classic.yaml", [RESNET])
+MODELS = {"harvard": {"classic": CLASSIC, "new": ("mri2ct.yaml", [UNET])}}
+MODELS["open-ms"] = {"classic": CLASSIC, "new": ("mr2mr.yaml", [UNET])}
 
 # --- Harvard: CT as displayed, grey values, where 0 is air, fat and scalp, 100 the brain, and 255 bone ----------------
 
@@ -151,7 +152,7 @@ def settings_of(run: Path, steps: int, a: tuple[str, Path, str], b: tuple[str, P
 
 
 def harvard(data: Path, work: Path, model: str, steps: int, more: list[str]) -> dict[str, Any]:
-    config, own = MODELS[model]
+    config, own = MODELS["harvard"][model]
     scans, run = work / "harvard-scans", work / f"harvard-{model}"
     domains = ("mr", scans / "train" / "mr", "mr"), ("ct", scans / "train" / "ct", "ct")
     settings = settings_of(run, steps, *domains)
@@ -169,15 +170,13 @@ def open_ms(data: Path, work: Path, model: str, steps: int, more: list[str]) -> 
 
 
 def one_patient(data: Path, work: Path, model: str, steps: int, more: list[str], tested: str) -> dict[str, float]:
-    config, own = MODELS[model]
+    config, own = MODELS["open-ms"][model]
     (trained,) = (patient for patient in PATIENTS if patient != tested)
     run = work / f"open-ms-{model}-tested-{tested}"
     domains = (("t1", data / trained / "T1.nii.gz", "mr"), ("flair", data / trained / "FLAIR.nii.gz", "mr"))
     settings = settings_of(run, steps, *domains)
-    settings += ["prepare.spacing=[2, 2, 2]", "sample.size=[80, 96]", *own]
-    # No bone is to be told from air.
-    settings += ["prepare.invert=false", "prepare.floor=-1", "prepare.cavities=false"]
-    minutes = run_training(config, run, [*settings, *more])
+    settings += ["prepare.spacing=[1, 1, 1]", "sample.size=[96, 96]", *own, *more]
+    minutes = run_training(config, run, settings)
     made = Translator.load(run, to="flair").file(data / tested / "T1.nii.gz", run / "flair.nii.gz")
     return {"minutes": minutes} | ms_score(data, tested, made, work / f"open-ms-{model}-{tested}.png")
 
@@ -216,7 +215,7 @@ def main() -> None:
     jobs = [
         functools.partial(SETS[name], folders[name], options.work, model, options.steps, own[model])
         for name in options.only
-        for model in MODELS
+        for model in MODELS[name]
     ]
     with ThreadPoolExecutor(options.at_once) as pool:
         rows = list(pool.map(lambda job: job(), jobs))

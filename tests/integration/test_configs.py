@@ -23,6 +23,7 @@ SLICES = ("sample.size=[24, 24]",)  # the smallest that three layers of a PatchG
 COARSE = ("prepare.spacing=[9, 9, 9]",)  # mm, as the phantoms are
 FEW_BLOCKS = ("model.generator.blocks=1",)
 SMALLER: dict[str, tuple[str, ...]] = {
+    "mr2mr.yaml": (*SLICES, *COARSE, "model.generator.downs=2"),
     "harmonize.yaml": (*SLICES, *COARSE, "model.generator.downs=4"),
     "mri2ct-3d.yaml": ("sample.size=[16, 16, 16]", *COARSE, *FEW_BLOCKS),
     "classic.yaml": (*SLICES, *COARSE, *FEW_BLOCKS),
@@ -61,7 +62,7 @@ def test_trains_and_translates(
     ending = "png" if name in PICTURES else "nii.gz"
     run = tmp_path / "run"
     paths = [f"domains.a.path={scans / 'train' / 'mr'}", f"domains.b.path={scans / 'train' / 'ct'}"]
-    if name == "harmonize.yaml":
+    if name in ("harmonize.yaml", "mr2mr.yaml"):
         paths[1] = paths[0].replace("domains.a", "domains.b")
     cache = f"prepare.cache={tmp_path / 'cache'}"
     ran = medcycle("train", "--config", name, "--out", run, *paths, cache, *SMALLER[name], *TWO_STEPS)
