@@ -72,7 +72,8 @@ def fit_curve(network: nn.Module, given: Iterable[Tensor], real: Iterable[Tensor
 
     Returns:
         Values from -1 to 1, and what they become, both rising, for :class:`CalibratedGenerator`; None where there is
-        too little tissue to tell, or it is all but even, so that its noise would become bone.
+        too little tissue to tell, or it is all but even, so that its noise would become bone, or half of it as bright
+        as can be.
     """
     training = network.training
     network.eval()
@@ -88,7 +89,7 @@ def fit_curve(network: nn.Module, given: Iterable[Tensor], real: Iterable[Tensor
         return None
     quantiles = [_quantiles(counts, air) for counts in (made, wanted)]
     spreads = [np.ptp(values[QUARTILES]) for values in quantiles]
-    if spreads[1] > STEEPEST * spreads[0]:
+    if spreads[1] > STEEPEST * spreads[0] or max(values[MEDIAN] for values in quantiles) > 1 - WIDTH:
         return None
     before, after = (np.concatenate([[-1, air], values, [1]]) for values in quantiles)
     before, rising = np.unique(before.round(6), return_index=True)

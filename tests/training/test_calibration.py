@@ -109,8 +109,10 @@ def test_how_much_air_is_in_the_body_does_not_count():
         ([torch.full((1, 1, 128, 128), -1.0)], samples(1)),
         ([torch.where(samples(0)[0] > -1, 0.25, -1.0)], samples(1)),
         ([torch.where(image > -1, 0.2 + 0.05 * image, -1.0) for image in samples(0)], samples(1)),
+        ([torch.where(image > -0.5, 1.0, image) for image in samples(0)], samples(1)),
+        (samples(0), [torch.where(image > -0.5, 1.0, image) for image in samples(1)]),
     ],
-    ids=["none of the target", "no body", "one value", "all but even"],
+    ids=["none of the target", "no body", "one value", "all but even", "made of the brightest", "the brightest wanted"],
 )
 def test_there_is_no_curve_where_nothing_tells_of_one(made, real):
     assert fit_curve(nn.Identity(), made, real, AIR) is None
