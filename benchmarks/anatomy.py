@@ -52,6 +52,7 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "without cavities": ("mri2ct.yaml", ["prepare.cavities=false"]),
     "without MIND": ("mri2ct.yaml", ["loss.structure.mind=0"]),
     "MIND 0.4": ("mri2ct.yaml", ["loss.structure.mind=0.4"]),
+    "cycle 4": ("mri2ct.yaml", ["loss.cycle=4"]),
     "cycle 1.25": ("mri2ct.yaml", ["loss.cycle=1.25"]),
     "cycle 10, MIND 8": ("mri2ct.yaml", ["loss.cycle=10", "loss.structure.mind=8"]),
     "without spectral norm": ("mri2ct.yaml", INSTANCE),
