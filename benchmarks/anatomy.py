@@ -19,14 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import keep
-from benchmarks.training import run_training
+from benchmarks.training import RESNET, UNET, run_training
 from medcycle.evaluation import ct_baselines, evaluate
 from medcycle.inference import Translator, translate_paths
 from medcycle.io import find_scans
 
 # 2 CPU cores, five heads of 2 mm, thousands of steps instead of hundreds of thousands: small networks, whole planes.
-UNET = "model.generator={kind: unet, filters: 16, downs: 4, upsample: resize}"
-RESNET = "model.generator={kind: resnet, filters: 16, blocks: 4, upsample: resize}"
 SIZES = [
     *("prepare.spacing=[2, 2, 2]", "sample.size=[112, 112]", UNET, "model.discriminator.filters=32"),
     *("train.ema=0.998", "train.learning_rate=3e-4", "train.threads=1"),

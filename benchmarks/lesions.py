@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import keep
-from benchmarks.training import run_training
+from benchmarks.training import RESNET, UNET, run_training
 from medcycle.data import body_mask
 from medcycle.data.lesions import HEALTHY, ILL, add_lesions, brain_mask, write_lesion_cohort
 from medcycle.evaluation.lesions import Contrast, invented_lesions, lesion_contrasts
@@ -29,10 +29,7 @@ SMALL = [
     *("train.samples_per_epoch=200", "train.epochs=8", "train.decay_epochs=7", "train.validation=0"),
     *("train.preview_every=10000", "train.checkpoint_every=1000", "train.threads=1"),
 ]
-MODELS = {
-    "classic": ("classic.yaml", ["model.generator={kind: resnet, filters: 16, blocks: 4, upsample: resize}"]),
-    "new": ("mri2ct.yaml", ["model.generator={kind: unet, filters: 16, downs: 3, upsample: resize}"]),
-}
+MODELS = {"classic": ("classic.yaml", [RESNET]), "new": ("mri2ct.yaml", [UNET, "model.generator.downs=3"])}
 SITUATIONS = {"in MR": (ILL, HEALTHY), "in CT": (HEALTHY, ILL)}  # which have lesions in training: MR, CT
 KINDS = {"dark": -1, "bright": 1}  # in CT: cysts and bleeds
 PLACES = 5  # draws of places for lesions in each healthy head

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from benchmarks.machine import keep
-from benchmarks.training import run_training
+from benchmarks.training import RESNET, UNET, run_training
 from medcycle.evaluation.lesions import lesion_contrasts
 from medcycle.inference import Translator, translate_paths
 from medcycle.io import read_volume, write_volume
@@ -34,11 +34,11 @@ SIZES = [
     *("train.samples_per_epoch=100", "train.validation=0"),
     *("train.preview_every=1000", "train.checkpoint_every=1000", "train.log_every=100", "train.threads=1"),
 ]
-RESNET = "model.generator={kind: resnet, filters: 16, blocks: 4, upsample: resize}"
-UNET = "model.generator={kind: unet, filters: 16, downs: 4, upsample: resize}"
 CLASSIC = ("classic.yaml", [RESNET])
-MODELS = {"harvard": {"classic": CLASSIC, "new": ("mri2ct.yaml", [UNET])}}
-MODELS["open-ms"] = {"classic": CLASSIC, "new": ("mr2mr.yaml", [UNET])}
+MODELS = {
+    "harvard": {"classic": CLASSIC, "new": ("mri2ct.yaml", [UNET])},
+    "open-ms": {"classic": CLASSIC, "new": ("mr2mr.yaml", [UNET])},
+}
 
 # --- Harvard: CT as displayed, grey values, where 0 is air, fat and scalp, 100 the brain, and 255 bone ----------------
 

@@ -9,6 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+# Generators small enough for a CPU core; the discriminators have filters to match.
+RESNET = "model.generator={kind: resnet, filters: 16, blocks: 4, upsample: resize}"
+UNET = "model.generator={kind: unet, filters: 16, downs: 4, upsample: resize}"
+
 
 def run_training(config: str, run: Path, settings: list[str]) -> float:
     """Train, unless that is done; one that was stopped goes on. Minutes it took, all parts together.

@@ -11,10 +11,10 @@ from medcycle.config.section import Count, Section
 Norm: TypeAlias = Literal["instance", "batch", "group", "none"]
 
 
-class ResnetConfig(Section):
-    """The original's generator (Johnson 2016; Zhu 2017)."""
+class _BlocksConfig(Section):
+    """What the resnet and the masked generator, which is one with a mask besides, are both told."""
 
-    kind: Literal["resnet"] = "resnet"
+    kind: str
     filters: Count = 64
     blocks: Annotated[int, Field(ge=1, le=64)] = 9
     norm: Norm = "instance"
@@ -26,6 +26,12 @@ class ResnetConfig(Section):
     position: bool = False
     """The place of each voxel in the body, from its outline in the sample, as further input channels (Liu 2018). For
     samples that hold the whole outline."""
+
+
+class ResnetConfig(_BlocksConfig):
+    """The original's generator (Johnson 2016; Zhu 2017)."""
+
+    kind: Literal["resnet"] = "resnet"
 
 
 class UnetConfig(Section):
@@ -57,18 +63,10 @@ class VitConfig(Section):
     heads: Annotated[int, Field(ge=1, le=64)] = 6
 
 
-class MaskedConfig(Section):
+class MaskedConfig(_BlocksConfig):
     """A resnet that also makes a mask: where it is 0, the image is copied (Chen 2018). See loss.mask."""
 
     kind: Literal["masked"] = "masked"
-    filters: Count = 64
-    blocks: Annotated[int, Field(ge=1, le=64)] = 9
-    norm: Norm = "instance"
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    upsample: Literal["transposed", "resize"] = "transposed"
-    """As of the resnet, and the next two."""
-    attention: bool = False
-    position: bool = False
 
 
 class PatchganConfig(Section):
