@@ -2,7 +2,8 @@
 
 DATA holds harvard-mr-ct (slices of eight patients, MR and CT as displayed) and open-ms (T1 and FLAIR of two patients,
 and their lesions), which are not part of this repository. The classic model and mri2ct.yaml or mr2mr.yaml ("new")
-train with the same sizes and steps, unpaired, and are scored on other patients.
+train with the same sizes and steps, unpaired, and are scored on other patients; "pair" is told besides that the T1 and
+the FLAIR it trains on are of one patient.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SIZES = [
 CLASSIC = ("classic.yaml", [RESNET])
 MODELS = {
     "harvard": {"classic": CLASSIC, "new": ("mri2ct.yaml", [UNET])},
-    "open-ms": {"classic": CLASSIC, "new": ("mr2mr.yaml", [UNET])},
+    "open-ms": {"classic": CLASSIC, "new": ("mr2mr.yaml", [UNET]), "pair": ("mr2mr.yaml", [UNET])},
 }
 
 # --- Harvard: CT as displayed, grey values, where 0 is air, fat and scalp, 100 the brain, and 255 bone ----------------
@@ -173,9 +174,11 @@ def one_patient(data: Path, work: Path, model: str, steps: int, more: list[str],
     config, own = MODELS["open-ms"][model]
     (trained,) = (patient for patient in PATIENTS if patient != tested)
     run = work / f"open-ms-{model}-tested-{tested}"
-    domains = (("t1", data / trained / "T1.nii.gz", "mr"), ("flair", data / trained / "FLAIR.nii.gz", "mr"))
-    settings = settings_of(run, steps, *domains)
+    t1, flair = (data / trained / f"{name}.nii.gz" for name in ("T1", "FLAIR"))
+    settings = settings_of(run, steps, ("t1", t1, "mr"), ("flair", flair, "mr"))
     settings += ["prepare.spacing=[1, 1, 1]", "sample.size=[96, 96]", *own, *more]
+    if model == "pair":
+        settings.append(f"pairs={{path: [[{t1}, {flair}]]}}")
     minutes = run_training(config, run, settings)
     made = Translator.load(run, to="flair").file(data / tested / "T1.nii.gz", run / "flair.nii.gz")
     return {"minutes": minutes} | ms_score(data, tested, made, work / f"open-ms-{model}-{tested}.png")
@@ -203,7 +206,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--steps", type=int, default=2000, help="a multiple of 100")
     parser.add_argument("--at-once", type=int, default=1, help="trainings at the same time")
-    parser.add_argument("--set", nargs="*", default=[], metavar="section.key=value", help="overrides of the new model")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="section.key=value", help="overrides of mri2ct.yaml, mr2mr.yaml"
+    )
     parser.add_argument("--out", type=Path, help="JSON")
     options = parser.parse_args()
     folders = {"harvard": options.data / "harvard-mr-ct", "open-ms": options.data / "open-ms"}
@@ -211,9 +216,10 @@ def main() -> None:
         part = options.work / "harvard-scans.part"
         harvard_scans(folders["harvard"], part)
         part.rename(options.work / "harvard-scans")
-    own: dict[str, list[str]] = {"classic": [], "new": options.set}
     jobs = [
-        functools.partial(SETS[name], folders[name], options.work, model, options.steps, own[model])
+        functools.partial(
+            SETS[name], folders[name], options.work, model, options.steps, options.set * (model != "classic")
+        )
         for name in options.only
         for model in MODELS[name]
     ]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from medcycle.similarity import mind, mutual_information
 
-AIR = -0.9  # in [-1, 1]: what is not brighter, and not enclosed by what is, is air
+BODY = -0.9  # in [-1, 1]: what is not brighter, and not enclosed by what is, is air
 FEWEST = 32  # voxels of body, with which a figure still means something
 PERCENTILES = (5, 50, 95)
 FIGURES = {"mind": "MIND", "mutual_information": "MI"}
@@ -59,7 +59,7 @@ def agreement(given: Tensor, made: Tensor) -> Agreement | None:
         None if hardly any of it is body.
     """
     x, y = (image.detach().cpu().float().mean(0) for image in (given, made))
-    body = torch.from_numpy(_filled((x > AIR).numpy()))
+    body = torch.from_numpy(_filled((x > BODY).numpy()))
     voxels = int(body.sum())
     if voxels < FEWEST:
         return None

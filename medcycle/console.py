@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 SHOWN = 40  # scans of a domain listed one by one
 LISTED = 8  # sizes in one line
+TITLE_WIDTH = 8  # titles of figures are wrapped to that, or to their longest number
 NAME_WIDTH = 16  # characters that a scan's name has at least, before it goes on in the next line
 
 
@@ -79,18 +81,34 @@ def _scan_bar(bars: Progress, what: str) -> Callable[[int, int, str], None]:
 
 
 def print_result(result: Result) -> None:
-    """An evaluation as a table, its notes below."""
+    """An evaluation as a table, or as several with some of the figures each where one is too wide; its notes below."""
     console = Console(markup=False)  # a case may be called anything, [this] too
-    title, *figures = result.header()
-    table = Table(title=f"{result.metrics}, {len(result.cases)} case(s)")
-    table.add_column(title)
-    for name in figures:
-        table.add_column(name, justify="right")
-    for row in result.rows():
-        table.add_row(*row, style="bold" if row[0].startswith("mean") else None)
-    console.print(table)
+    console.print(f"{result.metrics}, {len(result.cases)} case(s)", style="italic", highlight=False)
+    names, *columns = zip(result.header(), *result.rows(), strict=True)
+    while columns:
+        shown = len(columns)
+        while shown > 1 and _width(console, _figures([names, *columns[:shown]])) > console.width:
+            shown -= 1
+        console.print(_figures([names, *columns[:shown]]))
+        columns = columns[shown:]
     for note in result.notes:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
+
+
+def _figures(columns: Sequence[Sequence[str]]) -> Table:
+    """A table of columns, each with its title first; the rows of means are bold."""
+    table = Table()
+    for title, *cells in columns:
+        lines = textwrap.wrap(title, max(TITLE_WIDTH, *map(len, cells)), break_long_words=False)
+        table.add_column("\n".join(lines), justify="right" if table.columns else "left", overflow="fold")
+    for row in list(zip(*columns, strict=True))[1:]:
+        table.add_row(*row, style="bold" if row[0].startswith("mean") else None)
+    return table
+
+
+def _width(console: Console, table: Table) -> int:
+    """What it would take, uncut."""
+    return console.measure(table, options=console.options.update(max_width=10**4)).maximum
 
 
 def print_audit(audit: Audit) -> None:

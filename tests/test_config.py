@@ -90,6 +90,7 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
         (GOOD.replace("path: data/mr", "path: 5"), "c.yaml:2  domains.a.path: input should be a valid string; found 5"),
         ("domains: &all\n  a: *all\n", "is not usable YAML"),
         (GOOD + "prepare: {window: [100, 100]}", "low < high"),
+        (GOOD + "prepare: {stretch: [-2000, 200]}", "stretch [-2000.0, 200.0] must lie inside the window [-1024.0, "),
         (GOOD + "sample: {size: [64]}", "two numbers (slices) or three (patches)"),
         (
             GOOD + "sample: {size: [64, 32]}\nmodel: {generator: {kind: unet}}",

@@ -8,7 +8,8 @@ import re
 import pytest
 from rich.console import Console
 
-from medcycle.console import NAME_WIDTH, SHOWN, print_audit, scan_and_step_progress
+from medcycle.console import NAME_WIDTH, SHOWN, print_audit, print_result, scan_and_step_progress
+from medcycle.evaluation.result import Result
 from medcycle.prepare import Audit, DomainAudit, ScanAudit
 
 
@@ -73,3 +74,20 @@ def test_many_scans_and_sizes_are_cut_short(
     assert f"  sites: A ({SHOWN + 4}), B (1)" in out
     assert "  patients: 7" in out
     assert f"  planes: {180 * (SHOWN + 5)}" in out
+
+
+@pytest.mark.parametrize("cases", [2, 30])
+def test_no_number_of_an_evaluation_is_cut(
+    cases: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    names = ("mae", "mae_air", "mae_soft", "mae_bone", "dice_bone", "dice_air", "hd95_bone", "gradient_correlation")
+    found = {f"patient{n:02d}_visit": {key: 1000 + n + k / 8 for k, key in enumerate(names)} for n in range(cases)}
+    result = Result("anatomy", found, dict.fromkeys(names, 1234.5), dict.fromkeys(names, 123.4))
+    print_result(result)
+    text = capsys.readouterr().out
+    assert text.startswith(f"anatomy, {cases} case(s)")
+    assert all(len(line) <= 80 for line in text.splitlines())
+    for number in (number for row in result.rows() for number in row):
+        assert number in text
+    assert all(word in text for title in result.header() for word in title.split())

@@ -140,3 +140,12 @@ def test_the_outline_is_seen_and_what_is_inside_is_not() -> None:
     larger[..., 20:28, 44:47] = 0.2
     assert float(outline_consistency(head(), head(shift=6))) < 1e-3
     assert float(outline_consistency(head(), larger)) > 5e-3
+
+
+def test_sizes_of_the_distances_are_those_of_their_formulas() -> None:
+    a, b = images(2)
+    expected = np.abs(mind(a).numpy() - mind(b).numpy()).mean()
+    assert float(mind_distance(a, b)) == pytest.approx(float(expected), rel=1e-5)
+    x, y = (1 / (1 + np.exp(-50 * (image.numpy().astype(np.float64)[:, 0] + 0.9))) for image in (a, b))
+    dice = [(2 * (p * q).sum() + 1) / ((p * p).sum() + (q * q).sum() + 1) for p, q in zip(x, y, strict=True)]
+    assert float(outline_consistency(a, b)) == pytest.approx(1 - np.mean(dice), abs=1e-6)

@@ -122,6 +122,12 @@ class Prepare(Section):
             raise ValueError(f"needs [low, high] with low < high, found {list(pair)}")
         return pair
 
+    @model_validator(mode="after")
+    def _stretch_in_window(self) -> Prepare:
+        if self.stretch is not None and not self.window[0] < self.stretch[0] < self.stretch[1] < self.window[1]:
+            raise ValueError(f"stretch {list(self.stretch)} must lie inside the window {list(self.window)} (HU)")
+        return self
+
 
 class Augment(Section):
     """Random changes of each training sample."""

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
-AIR = -1.0
+AIR = -1.0  # on the networks' scale, outside the body
 
 
 @dataclass(frozen=True)

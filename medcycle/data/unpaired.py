@@ -14,11 +14,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from medcycle.data.augment import AIR
 from medcycle.errors import ConfigError, ScanError
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 ALL = "all"  # instead of one of AXES: planes of each direction
-AIR = -1.0
 FOREGROUND_SHARE = 0.01  # a plane counts as body when more than this share of it is foreground
 HEIGHT_JITTER = 0.05  # standard deviation of the matched height, as a fraction of the body's extent
 

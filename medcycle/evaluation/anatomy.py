@@ -83,8 +83,10 @@ def _hd95(mine: Mask, theirs: Mask, spacing: Array) -> float:
 
 
 def _edges(image: Array, spacing: Array) -> Array:
-    """Magnitude of the gradient, HU / mm."""
-    magnitude: Array = np.sqrt(np.sum(np.square(np.gradient(image, *spacing)), axis=0))
+    """Magnitude of the gradient, HU / mm; along an axis of a single voxel there is none."""
+    axes = [axis for axis, n in enumerate(image.shape) if n > 1]
+    squares = [np.square(np.gradient(image, spacing[axis], axis=axis)) for axis in axes]
+    magnitude: Array = np.sqrt(np.sum([np.zeros_like(image), *squares], axis=0))
     return magnitude
 
 

@@ -114,7 +114,10 @@ def translate_paths(
         check_quality_file(Path(quality))
     pairs = plan_outputs(inputs, output, format)
     maps = {} if residual is None else plan_residuals(translator, pairs, output, residual)
-    _refuse_clashes(pairs + [(scan, maps[scan, out]) for scan, out in pairs if maps], overwrite)
+    outputs = pairs + [(scan, maps[scan, out]) for scan, out in pairs if maps]
+    if quality is not None and any(Path(out).resolve() == Path(quality).resolve() for _, out in outputs):
+        raise ConfigError(f"--quality {quality}: a translation goes there. Name another file, such as quality.csv.")
+    _refuse_clashes(outputs, overwrite)
     found: dict[Pair, Quality] = {}
     read = functools.partial(_read, translator, {"series": series, "resample_gaps": resample_gaps})
     make = functools.partial(_make, translator, format, rate, steps, found, residual is not None)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from medcycle.agreement import AIR, FIGURES, Agreement, agreement, deviations
+from medcycle.agreement import BODY, FIGURES, Agreement, agreement, deviations
 from medcycle.errors import ScanError
 from medcycle.io.files import unreadable, unwritable
 
@@ -68,7 +68,7 @@ class Quality:
             parts.append(f"{title} {getattr(self.agreement, figure):.3f}{usual}")
         if self.cycle_error is not None:
             parts.append(f"cycle error {self.cycle_error:.3f}")
-        verdict = {"ok": "ok", "unknown": "the model tells no training range"}.get(
+        verdict = {"ok": "ok", "unknown": "no training range to compare with"}.get(
             self.judgement, f"outside the training range ({', '.join(self.outside)}): look at it"
         )
         return f"{name}: structure agreement {', '.join(parts)}: {verdict}"
@@ -95,7 +95,7 @@ def scan_agreement(given: Array, made: Array, axis: int | None, size: Sequence[i
     Returns:
         None if there is hardly any body.
     """
-    body = given.mean(0) > AIR
+    body = given.mean(0) > BODY
     if axis is None:
         windows: list[tuple[slice | int, ...]] = [tuple(map(slice, *ends)) for ends in _patches(body, size)]
     else:

@@ -16,10 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from medcycle.data.augment import AIR
 from medcycle.data.unpaired import neighbours
 from medcycle.device import autocast, is_out_of_memory, resolve_device, resolve_precision
 from medcycle.errors import ConfigError, ModelError
-from medcycle.inference.statistics import AIR, AIR_TOLERANCE, ScanStatistics
+from medcycle.inference.statistics import AIR_TOLERANCE, ScanStatistics
 
 Array = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]

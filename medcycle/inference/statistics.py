@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from medcycle.data.augment import AIR
 from medcycle.errors import ModelError
 from medcycle.networks.layers import InstanceNorm
 
-AIR = -1.0
 AIR_TOLERANCE = 1e-3
 
 STATISTICS = ("scan", "tile")  # the first is the default

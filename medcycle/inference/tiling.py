@@ -158,6 +158,7 @@ def check_tiling(translator: Translator, volume: Volume, progress: Report | None
         ModelError: if it does not fit the model, or memory holds no more than one tile.
     """
     model = translator.model
+    translator.warn_of(volume)
     (volume,), (prepared,) = translator.prepared([volume])
     space: tuple[int, ...] = prepared.array.shape[1:]
     tile, unit, limit = tuple(model.sample["size"]), model.target.preparation.unit(), _limit(model.target.preparation)
@@ -217,7 +218,8 @@ def _ways(norms: Sequence[str]) -> tuple[str, ...]:
 def _limit(target: Preparation) -> float:
     if target.unit() == "HU":
         return LIMIT_HU
-    return LIMIT_SHARE * float(np.ptp(target.in_units(np.array([-1, 1], dtype=np.float32))))
+    low, high = target.restored_range()
+    return LIMIT_SHARE * (high - low)
 
 
 def _largest_part(translator: Translator, prepared: Prepared) -> Slices:

@@ -445,10 +445,10 @@ class Translator:
 def _axes(model: Model, asked: str | None) -> str:
     """The planes to translate: those of the training, or, of all directions, one that is asked for."""
     own = str(model.sample["axes"])
+    if asked is not None and model.ndim == 3:
+        raise ConfigError(f"axes {asked}: this model translates 3D patches, not planes. Leave it out.")
     if asked in (None, own):
         return own
-    if model.ndim == 3:
-        raise ConfigError(f"axes {asked}: this model translates 3D patches, not planes. Leave it out.")
     if own != ALL or asked not in AXES:
         allowed = f"{', '.join(AXES)} or {ALL}" if own == ALL else own
         raise ConfigError(f"axes {asked}: this model was trained on {own} planes; allowed is {allowed}")

@@ -297,13 +297,9 @@ class Preparation:
                 raise ScanError(
                     f"{what} of {shape} voxels cannot be restored: the scan was prepared to {state.prepared_space}"
                 )
-        low, high = state.scale if own_scale else self._restored_range()
-        array = self._from_floor(array)
+        low, high = state.scale if own_scale else self.restored_range()
         unit = state.unit if own_scale else self.unit()
-        if own_scale and state.landmarks and self.landmarks is not None:
-            values = nyul.from_standard(self._sign * array, state.landmarks, self.landmarks)
-        else:
-            values = self._denormalized(array, low, high)
+        values = self._values(array, low, high, state.landmarks if own_scale else ())
         air = AIR_HU if unit == "HU" and low <= AIR_HU <= high else low
         if foreground is not None and self.modality != "image":
             values[:, ~foreground] = air
@@ -321,19 +317,31 @@ class Preparation:
         Raises:
             ModelError: if this preparation has no scale yet (see :meth:`fitted`).
         """
-        return self._denormalized(self._from_floor(array), *self._restored_range())
+        return self._values(array, *self.restored_range())
 
-    def _from_floor(self, array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        if self.modality == "mr" and self.floor > -1:
-            array = np.maximum(2 / (1 - self.floor) * (array - self.floor) - 1, -1)
-        return array
-
-    def _denormalized(self, array: npt.NDArray[np.float32], low: float, high: float) -> npt.NDArray[np.float32]:
+    def _values(
+        self, array: npt.NDArray[np.float32], low: float, high: float, landmarks: tuple[float, ...] = ()
+    ) -> npt.NDArray[np.float32]:
+        """Where low and high stand for -1 and 1; with a scan's own landmarks, its own values."""
+        scaled, floor = array, self.floor if self.modality == "mr" else -1.0
+        if floor > -1:
+            scaled = np.maximum(2 / (1 - floor) * (array - floor) - 1, -1)
         if self.stretch is not None and self.modality == "ct":
-            array = intensity.stretch(array, self.window, self.stretch, back=True)
-        return intensity.denormalize(self._sign * array, low, high)
+            scaled = intensity.stretch(scaled, self.window, self.stretch, back=True)
+        if landmarks and self.landmarks is not None:
+            values = nyul.from_standard(self._sign * scaled, landmarks, self.landmarks)
+        else:
+            values = intensity.denormalize(self._sign * scaled, low, high)
+        if self._sign < 0:  # sinuses are as dark as the air outside; without a floor, -1 alone is told from tissue
+            values[array <= self.air_level if floor > -1 else array < INSIDE] = low
+        return values
 
-    def _restored_range(self) -> tuple[float, float]:
+    def restored_range(self) -> tuple[float, float]:
+        """The lowest and the highest value that :meth:`restore` gives, in this domain's unit.
+
+        Raises:
+            ModelError: if this preparation has no scale yet (see :meth:`fitted`).
+        """
         if self.modality == "ct":
             return self.window
         known = self.scale if self.modality == "mr" else self.range or self.scale

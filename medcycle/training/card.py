@@ -11,9 +11,16 @@ from typing import Any
 
 from medcycle.agreement import FIGURES, recorded_range
 from medcycle.config import Config
-from medcycle.training.cohorts import Cohort
+from medcycle.training.cohorts import Cohort, Pairs
+from medcycle.training.watch import KINDS
 
 CARD = "MODEL_CARD.md"
+MEASURED_ON = {"validation_": "held-out scans", "seen_": "scans of the training: no patient was held out"}
+SHOWN = {
+    "cycle": "what comes back differs by {:.4f} (cycle error, mean; the whole range is 2)",
+    "mind": "structure differs from the input's by {:.4f} (MIND distance, 0 the same to 1)",
+    "kernel_distance": "image features lie {:.4f} from those of real ones (kernel distance, 0 for no difference)",
+}
 _WHAT = {"mr": "MR", "ct": "CT", "image": "pictures"}
 
 
@@ -23,6 +30,7 @@ def model_card(
     agreement: Mapping[str, dict[str, Any] | None],
     metrics: Mapping[str, str],
     facts: Mapping[str, str],
+    pairs: Pairs | None = None,
 ) -> str:
     """The card as Markdown. It names domains and sites, never a file or a patient.
 
@@ -31,14 +39,15 @@ def model_card(
         cohorts: by "a" and "b".
         agreement: by "a" and "b", the structure agreement of what is translated from there; see
             :func:`medcycle.agreement.agreement_range`.
-        metrics: the newest figures of the validation, by name.
+        metrics: the newest figures, by their columns in metrics.csv.
         facts: what else is known of the training, in order.
+        pairs: the registered pairs.
     """
     a, b = (cohorts[key].domain for key in "ab")
     scans = "image" not in (a.modality, b.modality)
     parts = [
         f"# {a.name} <-> {b.name}",
-        f"Two networks trained together by medcycle, without pairs: `{a.name}_to_{b.name}.safetensors` translates "
+        f"Two networks trained together by medcycle, {_told(pairs)}: `{a.name}_to_{b.name}.safetensors` translates "
         f"{_WHAT[a.modality]} ({a.name}) into {_WHAT[b.modality]} ({b.name}), `{b.name}_to_{a.name}.safetensors` the "
         "other way. **Research use only**; not a medical device.",
         "## Data",
@@ -48,7 +57,7 @@ def model_card(
         "## Training",
         _list(f"{name}: {value}" for name, value in (_training(config) | dict(facts)).items()),
         "## Measured",
-        *_measured(cohorts, metrics, agreement),
+        *_measured(config, cohorts, metrics, agreement),
         "## Limits",
         _list(_limits(config, cohorts, scans)),
     ]
@@ -56,7 +65,7 @@ def model_card(
 
 
 def last_figures(metrics: Path) -> dict[str, str]:
-    """The step and the validation's figures of the newest row of a metrics.csv that has any; empty if there is none."""
+    """The step and the signs of the newest row of a metrics.csv that has any; empty if there is none."""
     try:
         with metrics.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -66,7 +75,7 @@ def last_figures(metrics: Path) -> dict[str, str]:
         found = {
             name: value
             for name, value in row.items()
-            if name and value and name.startswith(("validation_", "seen_", "paired_mae"))
+            if name and value and name.startswith((*MEASURED_ON, "paired_mae", "alarm_"))
         }
         if found:
             return {"step": row.get("step") or "", **found}
@@ -76,6 +85,12 @@ def last_figures(metrics: Path) -> dict[str, str]:
 def digest(values: Mapping[str, Any]) -> str:
     """A short name of a configuration's values, the same wherever its scans lie."""
     return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _told(pairs: Pairs | None) -> str:
+    if pairs is None or not pairs.training:
+        return "without pairs"
+    return f"with {_count(len(pairs.training), 'registered pair')} besides unpaired scans"
 
 
 def _data(cohort: Cohort) -> str:
@@ -112,10 +127,13 @@ def _preparation(cohort: Cohort) -> str:
 
 def _training(config: Config) -> dict[str, str]:
     size = " x ".join(map(str, config.sample.size))
-    losses = config.loss.model_dump()
+    losses = config.loss.model_dump(exclude=set() if config.loss.adversarial == "wgan-gp" else {"gradient_penalty"})
+    losses |= {} if config.pairs is None or config.pairs.path is None else {"pairs": config.pairs.weight}
     return {
         "Samples": f"{size} voxels" + (f", {config.sample.axes} planes" if len(config.sample.size) == 2 else ""),
-        "Losses": ", ".join(f"{name} {_plain(value)}" for name, value in losses.items()),
+        "Losses": ", ".join(f"{name} {_plain(value)}" for name, value in losses.items() if value),
+        "Optimizer": f"Adam, learning rate {config.train.learning_rate:g}; image buffer of {config.train.pool}; "
+        f"moving average of weights {config.train.ema or 'off'}",
     }
 
 
@@ -127,15 +145,27 @@ def _plain(value: Any) -> str:
 
 
 def _measured(
-    cohorts: Mapping[str, Cohort], metrics: Mapping[str, str], agreement: Mapping[str, dict[str, Any] | None]
+    config: Config,
+    cohorts: Mapping[str, Cohort],
+    metrics: Mapping[str, str],
+    agreement: Mapping[str, dict[str, Any] | None],
 ) -> list[str]:
-    parts = ["No patient was held out, so nothing was measured on unseen scans."]
-    if metrics:
-        values = (f"{name}: {value}" for name, value in metrics.items() if name != "step")
-        parts = [
-            f"Validation at step {metrics.get('step')}, on the networks' scale from -1 to 1 unless the name says more:",
-            _list(values),
-        ]
+    parts = []
+    for prefix, where in MEASURED_ON.items():
+        found = {name.removeprefix(prefix): float(value) for name, value in metrics.items() if name.startswith(prefix)}
+        if found:
+            parts += [f"At step {metrics['step']}, on {where}:", _list(_signs(config, cohorts, found))]
+    paired = [
+        f"{cohorts[source].domain.name} to {cohorts[target].domain.name}: {float(metrics[key]):.4g} "
+        f"{cohorts[target].preparation.unit()}"
+        for source, target in (("a", "b"), ("b", "a"))
+        if (key := f"paired_mae_{target}") in metrics
+    ]
+    if paired:
+        parts += ["Mean absolute error in the body, on registered pairs that were not trained on:", _list(paired)]
+    alarms = [kind.title for kind in KINDS if float(metrics.get(f"alarm_{kind.key}", 0))]
+    if alarms:
+        parts.append(f"**Alarm, not over at the end: {', '.join(alarms)}.** Do not use these models.")
     ranges = []
     for key, other in (("a", "b"), ("b", "a")):
         record = agreement.get(key)
@@ -148,7 +178,24 @@ def _measured(
             )
     if ranges:
         parts += ["Structure agreement, with which `medcycle translate` compares every scan:", _list(ranges)]
-    return [*parts, "How right the values are was not measured here: `medcycle evaluate`, on paired scans of your own."]
+    if not parts:
+        parts.append("Nothing.")
+    if not paired:
+        parts.append("How right the values are was not measured: `medcycle evaluate`, on paired scans of your own.")
+    return parts
+
+
+def _signs(config: Config, cohorts: Mapping[str, Cohort], figures: Mapping[str, float]) -> list[str]:
+    """What a reader can use of the signs; metrics.csv has them all."""
+    lines = []
+    for source, target in (("a", "b"), ("b", "a")):
+        names = cohorts[source].domain.name, cohorts[target].domain.name
+        keys = {name: f"{name}_{source if name == 'cycle' else target}" for name in SHOWN}
+        told = [SHOWN[name].format(figures[key]) for name, key in keys.items() if key in figures]
+        lines += [f"{names[0]} to {names[1]}: {'; '.join(told)}"] if told else []
+    if "score" in figures:
+        lines.append(f"score by which `best` is kept ({config.train.best}; low is good): {figures['score']:.3f}")
+    return lines
 
 
 def _limits(config: Config, cohorts: Mapping[str, Cohort], scans: bool) -> list[str]:

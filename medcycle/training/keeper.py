@@ -15,8 +15,9 @@ from torch import Tensor, nn
 import medcycle
 from medcycle.agreement import agreement_range
 from medcycle.config import Config
+from medcycle.data.augment import AIR
 from medcycle.data.loader import Sampler
-from medcycle.data.unpaired import AIR, ALL
+from medcycle.data.unpaired import ALL
 from medcycle.errors import ModelError
 from medcycle.io.files import write_file
 from medcycle.model import CALIBRATION, DomainInfo, Model, read_header, save_model
@@ -196,8 +197,7 @@ class Keeper:
 
     def _written(self, figures: dict[str, float]) -> dict[str, str]:
         """As metrics.csv will have them."""
-        shown = {name: f"{value:.6g}" for name, value in figures.items() if not name.startswith("seen_")}
-        return {"step": str(self.gan.step)} | shown if shown else {}
+        return {"step": str(self.gan.step)} | {name: f"{value:.6g}" for name, value in figures.items()}
 
     def model_path(self, source: str, target: str, folder: Path) -> Path:
         """FOLDER/SOURCE_to_TARGET.safetensors."""
@@ -269,8 +269,8 @@ class Keeper:
                 if isinstance(network, CalibratedGenerator)
             ]
             facts["Calibrated to the tissue of the target's training scans"] = ", ".join(curves) or "no curve was found"
-        figures = figures or last_figures(self.run / "metrics.csv")
-        write_file(folder / CARD, model_card(self.config, self.cohorts, self.agreements, figures, facts))
+        figures = last_figures(self.run / "metrics.csv") if figures is None else figures
+        write_file(folder / CARD, model_card(self.config, self.cohorts, self.agreements, figures, facts, self.pairs))
 
     def sentence(self) -> str:
         """What the signs are measured on, and when."""

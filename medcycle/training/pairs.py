@@ -14,6 +14,7 @@ from torch import nn
 
 from medcycle.config import Config
 from medcycle.data import Augment, PairedSampler, WithPairs, check_sizes
+from medcycle.data.augment import AIR
 from medcycle.data.loader import Sampler
 from medcycle.errors import ConfigError, ScanError
 from medcycle.io.manifest import Row
@@ -23,7 +24,6 @@ from medcycle.training.split import ListedPair, scans_and_sides
 
 MEASURED = 16  # samples of held-out pairs, at least one of each
 UNLIKE = 0.7  # Dice of the two bodies below which a pair is suspected not to be registered
-AIR = -1.0
 
 
 def prepare_pairs(

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medcycle.data.augment import AIR
 from medcycle.data.loader import Sampler
-from medcycle.data.unpaired import AIR
 from medcycle.evaluation.features import StandIn
 from medcycle.similarity import mind_distance, mutual_information
 from medcycle.training.losses import l1

@@ -1,9 +1,9 @@
 """Alarms: what is wrong with a training, told when it begins and when it ends, and the stop when numbers break.
 
 An alarm is judged at every checkpoint, from the signs (:mod:`medcycle.training.signs`) and the losses of the steps
-before; it begins when PATIENCE judgements in a row find it, none of them in the first GRACE steps, when networks are
-still as they were drawn. As it depends on the rows of metrics.csv alone, a run that goes on knows what the one before
-it saw.
+before; it begins when PATIENCE judgements in a row find it, or the training's last one, none of them in the first GRACE
+steps, when networks are still as they were drawn. As it depends on the rows of metrics.csv, a run that goes on knows
+what the one before it saw.
 """
 
 from __future__ import annotations
@@ -187,8 +187,14 @@ class Watch:
         self._losses: dict[str, list[float]] = {"a": [], "b": []}
         self._streaks = dict.fromkeys((kind.key for kind in KINDS), 0)
 
-    def look(self, step: int, row: Figures) -> dict[str, float]:
-        """The columns `alarm_KEY`, 1 while the alarm lasts and 0 else; none for a row without signs."""
+    def look(self, step: int, row: Figures, *, last: bool = False) -> dict[str, float]:
+        """The columns `alarm_KEY`, 1 while the alarm lasts and 0 else; none for a row without signs.
+
+        Args:
+            step: of the row.
+            row: of metrics.csv.
+            last: the training ends here, and what it leaves is judged by this row alone.
+        """
         for domain, losses in self._losses.items():
             losses += [row[name] for name in (f"discriminator_{domain}",) if name in row]
         figures = {name.removeprefix(self.prefix): row[name] for name in row if name.startswith(self.prefix)}
@@ -198,7 +204,7 @@ class Watch:
             if losses and self._guessing:
                 figures[f"guess_{domain}"] = float(np.mean(losses)) / self._guessing
             losses.clear()
-        return {f"alarm_{kind.key}": self._judge(kind, step, kind.find(figures, self.names)) for kind in KINDS}
+        return {f"alarm_{kind.key}": self._judge(kind, step, kind.find(figures, self.names), last) for kind in KINDS}
 
     def replay(self, rows: Iterable[tuple[int, Figures]]) -> None:
         """Look at the rows of the sessions before, and say nothing."""
@@ -212,12 +218,12 @@ class Watch:
         self.episodes.append(Episode(NOT_FINITE, found, step))
         return {f"alarm_{NOT_FINITE.key}": 1.0}
 
-    def _judge(self, kind: Kind, step: int, found: str) -> float:
+    def _judge(self, kind: Kind, step: int, found: str, last: bool) -> float:
         """Begin or end an episode."""
         now = next((e for e in reversed(self.episodes) if e.kind is kind and e.end is None), None)
         counts = found and (step > GRACE or kind.patience == 1)
         self._streaks[kind.key] = self._streaks[kind.key] + 1 if counts else 0
-        if now is None and self._streaks[kind.key] >= kind.patience:
+        if now is None and self._streaks[kind.key] >= (1 if last else kind.patience):
             now = Episode(kind, found, step)
             self.episodes.append(now)
             self.tell(f"ALARM  {now.sentence()}")

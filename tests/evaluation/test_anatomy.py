@@ -84,3 +84,21 @@ def test_planes_and_images_without_a_tissue() -> None:
     assert all(math.isnan(soft[k]) for k in ("mae_bone", "dice_bone", "hd95_bone", "mae_air", "gradient_correlation"))
     with pytest.raises(ScanError, match="mask is empty"):
         anatomy(np.zeros((5, 5)), np.zeros((5, 5)), np.zeros((5, 5)), (1, 1))
+
+
+def test_bone_begins_above_250_and_air_below_minus_300_hu() -> None:
+    hu = np.array([[249.0, 250.0, 251.0, -299.0, -300.0, -301.0]])
+    error = np.array([[1.0, 2.0, 4.0, 8.0, 16.0, 32.0]])
+    found = anatomy(hu - error, hu, np.ones_like(hu), (1.0, 1.0))
+    assert (found["mae_bone"], found["mae_air"], found["mae_soft"]) == (4, 32, pytest.approx(27 / 4))
+    assert anatomy(hu * 0 + 250, hu, np.ones_like(hu), (1.0, 1.0))["dice_bone"] == 0
+    assert anatomy(hu * 0 + 251, hu, np.ones_like(hu), (1.0, 1.0))["dice_bone"] == pytest.approx(2 / 7)
+    assert anatomy(hu * 0 - 300, hu, np.ones_like(hu), (1.0, 1.0))["dice_air"] == 0
+    assert anatomy(hu * 0 - 301, hu, np.ones_like(hu), (1.0, 1.0))["dice_air"] == pytest.approx(2 / 7)
+
+
+def test_a_scan_of_one_slice_is_scored_as_a_plane() -> None:
+    plane, single = (slice(None), slice(None), 12), (slice(None), slice(None), slice(12, 13))
+    flat, thin = (anatomy(head(1)[part], head()[part], MASK[part], SPACING) for part in (plane, single))
+    assert thin["gradient_correlation"] == pytest.approx(flat["gradient_correlation"])
+    assert {k: thin[k] for k in thin if k != "hd95_air"} == pytest.approx({k: flat[k] for k in flat if k != "hd95_air"})

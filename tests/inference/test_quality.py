@@ -79,7 +79,7 @@ def test_lines() -> None:
     assert bad.line("a").endswith(", cycle error 0.042: outside the training range (MIND above, MI below): look at it")
     assert (good.judgement, bad.judgement) == ("ok", "outside")
     old = Quality(Agreement(0.2, 0.3, 900))
-    assert old.line("a") == "a: structure agreement MIND 0.200, MI 0.300: the model tells no training range"
+    assert old.line("a") == "a: structure agreement MIND 0.200, MI 0.300: no training range to compare with"
     assert Quality().line("a") == "a: structure agreement not measured (hardly any body)"
     assert old.judgement == Quality().judgement == Quality(None, USUAL).judgement == "unknown"
 

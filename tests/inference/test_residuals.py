@@ -153,6 +153,14 @@ def test_scans_of_one_name_are_told_apart(both: Translator, tree: Path, tmp_path
     assert len(quality.read_text().splitlines()) == 4
 
 
+def test_a_quality_file_that_is_an_output_is_refused(both: Translator, tree: Path, tmp_path: Path) -> None:
+    scan, out = tree / "p1" / "CT.nii.gz", tmp_path / "sct.nii.gz"
+    for asked in ({"quality": out}, {"quality": tmp_path / "sct_r.nii.gz", "residual": "_r"}):
+        with pytest.raises(ConfigError, match=r"--quality .*: a translation goes there"):
+            translate_paths(both, scan, out, **asked)
+    assert not out.exists()
+
+
 def test_a_quality_file_that_cannot_be_written_stops(both: Translator, tree: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ScanError, match=r"q\.csv: cannot be .*file"):

@@ -298,3 +298,15 @@ def test_a_picture_does_not_fit_a_3d_model(run: Path, medcycle: Make) -> None:
     ran = medcycle("check-tiling", run / "run" / "deep.safetensors", run / "a.png")
     assert ran.code == 2
     assert "a.png" in ran.err
+
+
+def test_a_scan_of_the_wrong_domain_is_warned_of(translator: Make, make_ball: Make) -> None:
+    ball = make_ball((20, 20, 20))
+    with pytest.warns(UserWarning, match="Are the domains swapped"):
+        check_tiling(translator(network=narrow("none"), size=TILE), ball.replace(array=np.abs(ball.array)))
+
+
+def test_planes_cannot_be_asked_of_a_model_of_patches(translator: Make) -> None:
+    for axes in ("axial", "coronal"):
+        with pytest.raises(ConfigError, match="translates 3D patches, not planes"):
+            translator(size=TILE, only=axes)

@@ -85,3 +85,9 @@ def test_the_original_has_none():
     network = build_generator("resnet", in_channels=1, out_channels=1, filters=2, blocks=1, position=True)
     with pytest.raises(ModelError, match="position"):
         generator_state(network)
+
+
+def test_an_end_is_sqrt_3_standard_deviations_from_the_middle():
+    found = with_position(body(slice(4, 25), slice(0, 8), space=(30, 8)))[0, 1, :, 0]
+    spread = ((21**2 - 1) / 12) ** 0.5  # of 21 places in a row
+    assert float(found[17]) == pytest.approx(3 / (3**0.5 * spread), rel=1e-5)

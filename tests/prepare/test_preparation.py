@@ -489,3 +489,24 @@ def test_up_to_the_level_of_air_a_ct_is_at_most_minus_300_hu(stretch: tuple[floa
 def test_the_level_of_air_lies_between_air_and_the_floor_of_an_mr() -> None:
     assert Preparation(modality="mr", foreground=True, floor=-0.4).air_level == pytest.approx(-0.7)
     assert -1 < Preparation(modality="mr").air_level < -0.8
+
+
+@pytest.mark.parametrize("floor", [-1.0, -0.4])
+def test_a_sinus_that_was_kept_as_air_comes_back_dark(floor: float) -> None:
+    grid = np.stack(np.meshgrid(*[np.arange(32) - 16] * 3, indexing="ij")).astype(float)
+    radius = np.linalg.norm(grid, axis=0) * 2  # mm
+    rng = np.random.default_rng(0)
+    tissue = (radius < 26) & (radius > 10)
+    array = np.where(tissue, 300 + 500 * rng.random(radius.shape), 20 * rng.random(radius.shape))
+    preparation = Preparation(modality="mr", foreground=True, invert=True, cavities=True, floor=floor)
+    prepared = preparation(Volume(array[np.newaxis], np.diag([2.0, 2.0, 2.0, 1.0])))
+    sinus = prepared.foreground & (radius < 6)
+    assert (prepared.array[0][sinus] == -1).all()
+    again = preparation.restore(prepared.array, prepared.state, foreground=prepared.foreground, own_scale=True)
+    assert (again.array[0][sinus] == prepared.state.low).all()
+    fitted = preparation.fitted([(100.0, 900.0)])
+    found = fitted.restore(prepared.array, prepared.state, foreground=prepared.foreground)
+    assert (found.array[0][sinus] == 100).all()
+    assert (fitted.in_units(prepared.array)[0][sinus] == 100).all()
+    assert np.median(found.array[0][tissue & prepared.foreground]) > 300
+    assert fitted.restored_range() == (100, 900)

@@ -75,8 +75,10 @@ def test_the_card(run: Path) -> None:
         "- ct: orientation RAS, spacing own, window -1024 to 3071 HU, outside the body set to air.",
         "- Steps: 2 of batches of 1, in fp32",
         "- medcycle: ",
-        "Validation at step 2",
-        "- validation_cycle_a: 0.",
+        "by medcycle, without pairs: ",
+        "At step 2, on held-out scans:",
+        "- mr to ct: what comes back differs by 0.",
+        "How right the values are was not measured",
         "- From mr to ct: MIND 0.",
         "of 1 held-out scan(s)).",
         "hallucinate",
@@ -173,11 +175,14 @@ def test_a_card_of_little(tmp_path: Path, configure: Write) -> None:
         "- ct (CT): trained on 1 scan; 0 held out; 1 refused. Sites: not known.",
         "spacing 1 x 1 x own mm, percentiles 0.5 to 99.5, invert yes, n4 yes, outside the body set to air.",
         "stretched -250 to 250 HU, outside the body kept.",
-        "No patient was held out",
+        "## Measured\n\nNothing.\n\nHow right the values are was not measured",
         "It has seen few scans (ct: under 20).",
     ):
         assert said in text, said
     assert "secret" not in text
+    assert "gradient_penalty" not in text  # of another loss
+    alarm = model_card(config, cohorts, {"a": None}, {"step": "9", "alarm_inversion": "1", "alarm_generator": "0"}, {})
+    assert "**Alarm, not over at the end: contrast inversion.**" in alarm
     assert "Structure agreement, with" not in text
 
 

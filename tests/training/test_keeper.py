@@ -127,9 +127,18 @@ def test_the_best_models_have_their_own_card_and_figures(cohort: Path) -> None:
     scores = [float(row["validation_score"]) for row in rows(run)]
     step = 1 + scores.index(min(scores))
     card = (run / "best" / "MODEL_CARD.md").read_text()
-    assert f"Validation at step {step}, " in card
-    assert f"- validation_score: {rows(run)[step - 1]['validation_score']}\n" in card
-    assert "Validation at step 6, " in (run / "MODEL_CARD.md").read_text()
+    assert f"At step {step}, on held-out scans:" in card
+    assert f"(cycle; low is good): {float(rows(run)[step - 1]['validation_score']):.3f}\n" in card
+    assert "At step 6, on held-out scans:" in (run / "MODEL_CARD.md").read_text()
+
+
+def test_figures_of_training_scans_are_called_that_and_are_of_the_best_step(cohort: Path) -> None:
+    run = cohort / "run"
+    train(configure(cohort, best="agreement"), run, console=QUIET)
+    scores = [float(row["seen_score"]) for row in rows(run)]
+    card = (run / "best" / "MODEL_CARD.md").read_text()
+    assert f"At step {1 + scores.index(min(scores))}, on scans of the training: no patient was held out:" in card
+    assert f"(agreement; low is good): {min(scores):.3f}\n" in card
 
 
 def test_what_is_made_is_judged_as_it_is_used(cohort: Path) -> None:

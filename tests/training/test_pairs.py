@@ -219,6 +219,11 @@ def test_a_run_tells_its_pairs_and_the_model_keeps_no_path(scans: Path, tmp_path
     assert model.provenance["pairs"] == 1
     assert model.provenance["config"]["pairs"] == {"weight": 5.0}
     assert "Pairs" in (run / "report.html").read_text()
+    card = (run / "MODEL_CARD.md").read_text()
+    assert "trained together by medcycle, with 1 registered pair besides unpaired scans:" in card
+    assert f"- mr to ct: {float(rows[-1]['paired_mae_b']):.4g} HU\n" in card
+    assert f"- ct to mr: {float(rows[-1]['paired_mae_a']):.4g} a.u.\n" in card
+    assert "was not measured" not in card
     with pytest.raises(CheckpointError, match=r"pairs\.weight: the run has 5\.0, now 6\.0"):
         train(make_config(scans, config.pairs.model_dump() | {"weight": 6}), run, resume=True)  # type: ignore[union-attr]
     with pytest.raises(CheckpointError, match="pairs"):

@@ -12,7 +12,7 @@ from medcycle.errors import ConfigError
 from medcycle.networks import build_discriminator, build_generator
 from medcycle.training.setup import build_gan, loss_settings
 from medcycle.training.step import CycleGAN, LossSettings, discriminator_losses, generator_losses, training_step
-from medcycle.training.structure import StructureSettings, places_inside, structure_losses
+from medcycle.training.structure import StructureSettings, patch_nce_loss, places_inside, structure_losses
 
 ALL = {"gradient_correlation": 1.0, "mind": 1.0, "mutual_information": 1.0, "outline": 1.0}
 
@@ -122,6 +122,24 @@ def test_places_are_uniform_over_the_body(space: tuple[int, ...]) -> None:
     assert body.tolist() == torch.nonzero(pooled.flatten()).flatten().tolist()
     assert int(counts.max() - counts.min()) <= 1
     assert found[1].unique().numel() == math.prod(space)
+
+
+def test_patch_nce_looks_at_places_of_the_body_alone() -> None:
+    asked: list[torch.Tensor] = []
+
+    class Features(torch.nn.Module):
+        def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+            return [images]
+
+        def forward(self, levels: list[torch.Tensor], places: list[torch.Tensor]) -> list[torch.Tensor]:
+            asked.extend(places)
+            return [level.flatten(2)[..., :4] for level in levels]
+
+    given = torch.full((1, 1, 6, 6), -1.0)
+    given[..., 2:4, 1:3] = -0.99  # dark, but no air
+    patch_nce_loss(Features(), Features(), given, given.clone(), torch.linspace(0, 0.99, 50))
+    assert all(set(places.flatten().tolist()) == {13, 14, 19, 20} for places in asked)
+    assert len(asked) == 2
 
 
 def test_a_generator_without_features_cannot_have_patch_nce() -> None:

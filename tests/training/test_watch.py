@@ -66,6 +66,17 @@ def test_an_alarm_is_told_once_when_it_begins_and_when_it_ends(key: str, changes
     assert [(e.begin, e.end) for e in watch.episodes] == [(begin, 560)]
 
 
+def test_what_the_training_leaves_is_judged_by_its_last_row_alone() -> None:
+    said: list[str] = []
+    watch = Watch({"a": "mr", "b": "ct"}, "seen_", "lsgan", said.append)
+    assert watch.look(1000, healthy_row(polarity_a=-0.3))["alarm_inversion"] == 0
+    assert watch.look(2000, healthy_row(), last=True)["alarm_inversion"] == 0
+    assert watch.look(2000, healthy_row(polarity_a=-0.3), last=True)["alarm_inversion"] == 1
+    assert len(said) == 1
+    early = Watch({"a": "mr", "b": "ct"}, "seen_", "lsgan", said.append)
+    assert early.look(400, healthy_row(polarity_a=-0.3), last=True)["alarm_inversion"] == 0
+
+
 @pytest.mark.parametrize(("loss", "guess"), [("lsgan", 0.25), ("bce", math.log(2)), ("hinge", 2.0), ("wgan-gp", 0.0)])
 def test_a_discriminator_is_judged_by_what_guessing_costs(loss: Any, guess: float) -> None:
     assert _guessing(loss) == pytest.approx(guess)
