@@ -16,6 +16,7 @@ from torch import Tensor
 
 NOISE = 0.05  # in [-1, 1]: some 25 HU of soft tissue in a stretched CT
 _TINY = 1e-8
+_FLAT = 1e-4  # product of two entropies, of which one has hardly any
 
 
 def gradient_correlation(a: Tensor, b: Tensor) -> Tensor:
@@ -86,7 +87,7 @@ def mutual_information(a: Tensor, b: Tensor, bins: int = 32) -> Tensor:
 
     Viola & Wells 1997, with the linear window (B-spline of order 1) of Mattes 2003; the normalization of Strehl 2002.
     One histogram over the batch; values beyond [-1, 1] count as the ends. Equal images give a little above 0: a value
-    between two bins counts in both.
+    between two bins counts in both. With an image of a single value it is 1.
 
     Args:
         a: (batch, channel, *space); channels are averaged.
@@ -102,7 +103,7 @@ def mutual_information(a: Tensor, b: Tensor, bins: int = 32) -> Tensor:
     of_a, of_b = joint.sum(1), joint.sum(0)
     information = (joint * ((joint + _TINY) / (of_a[:, None] * of_b + _TINY)).log()).sum()
     entropy = [-(p * (p + _TINY).log()).sum() for p in (of_a, of_b)]
-    return 1 - information / (entropy[0] * entropy[1] + _TINY).sqrt()
+    return 1 - information / (entropy[0] * entropy[1]).clamp_min(_FLAT).sqrt()  # rounding: a flat one's may be below 0
 
 
 def outline_consistency(a: Tensor, b: Tensor, threshold: float = -0.9, sharpness: float = 50.0) -> Tensor:

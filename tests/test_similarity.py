@@ -104,6 +104,18 @@ def test_mutual_information_equals_the_formula() -> None:
     assert float(mutual_information(a, b, bins=8)) == pytest.approx(1 - information / entropy, abs=1e-4)
 
 
+def test_mutual_information_with_an_even_image_is_none_and_a_number() -> None:
+    generator = torch.Generator().manual_seed(0)
+    air = torch.full((1, 1, 40, 40), -1.0)
+    for value in (torch.rand(300, generator=generator) * 2 - 1).tolist():
+        even = torch.full_like(air, value, requires_grad=True)
+        for other in (air, even.detach(), air + 1e-6 * torch.randn(air.shape, generator=generator)):
+            found = mutual_information(even, other)
+            found.backward()
+            assert float(found.detach()) == pytest.approx(1, abs=1e-3)
+            assert torch.isfinite(even.grad).all()
+
+
 def test_patch_nce_equals_the_formula() -> None:
     query, key = (torch.randn((2, 5, 6), generator=torch.Generator().manual_seed(n)) for n in (1, 2))
     expected = []
