@@ -37,6 +37,7 @@ from medcycle.training.split import patients_of, scans_and_sides
 Progress = Callable[[int, int, str], None]
 CROP_MM = 10.0  # round the body, for prepare.crop
 SCANS_MEASURED = 8  # whose structure agreement a model keeps
+UNEVEN = 1.5  # longest edge of a voxel over its shortest, from which planes of all directions are not alike
 
 
 @dataclass
@@ -151,6 +152,9 @@ def prepare_domains(
             f"train.validation: {config.train.validation:.0%} of the patients, rounded down, is nobody: nothing is "
             "held out, and previews show training scans"
         )
+    if config.sample.axes == ALL:
+        for key, cohort in cohorts.items():
+            _tell_thick(f"domains.{key} ({cohort.domain.name})", cohort.training, warn)
     a, b = cohorts["a"].channels, cohorts["b"].channels
     if config.loss.identity and a != b:
         raise ConfigError(
@@ -158,6 +162,18 @@ def prepare_domains(
             f"have {a} and {b} channels; set loss.identity=0"
         )
     return cohorts
+
+
+def _tell_thick(where: str, scans: Sequence[PreparedScan], warn: Callable[[str], None]) -> None:
+    """Warn of scans whose planes look otherwise in each direction."""
+    sizes = [np.linalg.norm(scan.state.prepared_affine[:3, :3], axis=0) for scan in scans]
+    thick = [size for size in sizes if size.max() > UNEVEN * size.min()]
+    if thick:
+        shown = " x ".join(f"{size:.3g}" for size in thick[0])
+        warn(
+            f"{where}: {len(thick)} of {len(scans)} scans have voxels of {shown} mm or the like, and sample.axes all "
+            "takes planes of every direction for alike: give prepare.spacing three equal sizes, or take axial planes"
+        )
 
 
 def _large_enough(

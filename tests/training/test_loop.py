@@ -684,6 +684,21 @@ def test_a_validation_of_nobody_says_so(scans: Path) -> None:
     assert said == []
 
 
+@pytest.mark.parametrize(
+    ("spacing", "axes", "told"), [((2, 2, 4), "all", 2), ((2, 2, 2), "all", 0), ((2, 2, 4), "axial", 0)]
+)
+def test_thick_slices_in_planes_of_all_directions_are_warned_of(
+    scans: Path, spacing: tuple[float, ...], axes: str, told: int
+) -> None:
+    values = make_config(scans, validation=0).model_dump()
+    values["prepare"]["spacing"] = spacing
+    values["sample"] |= {"axes": axes, "size": (8, 8)}
+    said: list[str] = []
+    prepare_domains(parse_config(values), None, said.append)
+    assert len(said) == told
+    assert all("scans have voxels of 2 x 2 x 4 mm or the like, and sample.axes all" in text for text in said)
+
+
 def test_the_digest_of_the_data_names_every_scan(tmp_path: Path) -> None:
     folder = make_scans(tmp_path)
     before = data_digest(prepare_domains(make_config(folder, validation=0.34), None, print))
