@@ -23,6 +23,7 @@ from benchmarks.training import RESNET, UNET, run_training
 from medcycle.evaluation import ct_baselines, evaluate
 from medcycle.inference import Translator, translate_paths
 from medcycle.io import find_scans
+from medcycle.training.card import last_figures
 
 # 2 CPU cores, five heads of 2 mm, thousands of steps instead of hundreds of thousands: small networks, whole planes.
 SIZES = [
@@ -95,9 +96,16 @@ def one(scans: Path, work: Path, name: str, seed: int, steps: int, more: list[st
     found = score(metrics="synthrad2023", out=run / "evaluation", baselines=baselines).mean
     found |= score(metrics="anatomy", out=run / "evaluation-anatomy").mean
     means = {key: round(float(value), 3) for key, value in found.items()}
-    row = {"variant": name, "seed": seed, "steps": steps, "minutes": minutes, **means}
+    row = {"variant": name, "seed": seed, "steps": steps, "minutes": minutes, **means, **signs(run)}
     scored.write_text(json.dumps(row), encoding="utf-8")
     return row
+
+
+def signs(run: Path) -> dict[str, float]:
+    """What a training knew of itself at its end, without pairs: its score, and how many alarms were not over."""
+    last = last_figures(run / "metrics.csv")
+    score = next(float(value) for name, value in last.items() if name.endswith("_score"))
+    return {"score": round(score, 3), "alarms": sum(float(v) for name, v in last.items() if name.startswith("alarm_"))}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medcycle.data.augment import AIR
+from medcycle.agreement import BODY
 from medcycle.data.loader import Sampler
 from medcycle.evaluation.features import StandIn
 from medcycle.similarity import mind_distance, mutual_information
@@ -30,7 +30,6 @@ DIRECTIONS = (("a", "b"), ("b", "a"))
 
 SAMPLES = 16  # pairs of samples that go through the generators
 REALS = 64  # others of each domain that outputs are compared with
-BODY = AIR + 0.1  # brighter than this is no air
 VOXELS = 2**18  # of a sample that mutual information looks at
 PICTURE = 32, 128  # smallest and largest width of the pictures that features are taken of
 FAINT = 1e-3  # a feature that varies less among real samples counts as varying that much
