@@ -72,6 +72,8 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "resnet with self-attention": ("mri2ct.yaml", [RESNET, "model.generator.attention=true"]),
     "mask-guided resnet": ("mri2ct.yaml", [RESNET, "model.generator.kind=masked", "loss.mask=0.1"]),
     "transformer U-Net": ("mri2ct.yaml", ["model.generator={kind: vit, filters: 16, downs: 3, layers: 4, heads: 4}"]),
+    "transposed convolutions": ("mri2ct.yaml", ["model.generator.upsample=transposed"]),
+    "pixel discriminators": ("mri2ct.yaml", ["model.discriminator={kind: pixel, filters: 32}"]),
     "discriminators of two scales": ("mri2ct.yaml", ["model.discriminator.scales=2"]),
     "R1": ("mri2ct.yaml", ["loss.r1=1"]),
 }
