@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcycle.errors import ScanError
+from medcycle.io.files import unreadable
 
 COLUMNS = ("path", "patient", "site", "split", "series")
 SPLITS = ("train", "val", "test")
@@ -138,7 +139,7 @@ def _lines(table: Path, known: Mapping[str, str], needed: tuple[str, ...]) -> It
     try:
         lines = table.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ScanError(f"{table}: cannot be read as a CSV in UTF-8 ({error})") from error
+        raise unreadable(table, "a CSV in UTF-8", error) from error
     header = lines[0] if lines else ""
     rows = csv.DictReader(lines, delimiter=max(",;\t", key=header.count))
     try:
