@@ -35,6 +35,10 @@ SIZES = [
 INSTANCE = ["model.discriminator.norm=instance", "model.discriminator.spectral=false"]
 CLASSIC_LOSSES = [*INSTANCE, "loss.cycle=10", "loss.structure.mind=0"]
 NO_PREPARATION = ["prepare.stretch=null", "prepare.floor=-1", "prepare.cavities=false"]
+NETS_3D = [
+    "model.generator={kind: unet, filters: 8, downs: 3, norm: group, upsample: resize}",
+    "model.discriminator.filters=16",
+]
 # Configuration and overrides; after "new", each changes one thing of it.
 VARIANTS: dict[str, tuple[str, list[str]]] = {
     "classic": ("classic.yaml", [RESNET]),
@@ -76,6 +80,7 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "pixel discriminators": ("mri2ct.yaml", ["model.discriminator={kind: pixel, filters: 32}"]),
     "discriminators of two scales": ("mri2ct.yaml", ["model.discriminator.scales=2"]),
     "R1": ("mri2ct.yaml", ["loss.r1=1"]),
+    "3D patches (mri2ct-3d.yaml)": ("mri2ct-3d.yaml", ["sample.size=[48, 48, 48]", *NETS_3D]),
 }
 
 

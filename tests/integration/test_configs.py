@@ -25,7 +25,7 @@ FEW_BLOCKS = ("model.generator.blocks=1",)
 SMALLER: dict[str, tuple[str, ...]] = {
     "mr2mr.yaml": (*SLICES, *COARSE, "model.generator.downs=2"),
     "harmonize.yaml": (*SLICES, *COARSE, "model.generator.downs=4"),
-    "mri2ct-3d.yaml": ("sample.size=[16, 16, 16]", *COARSE, *FEW_BLOCKS),
+    "mri2ct-3d.yaml": ("sample.size=[16, 16, 16]", *COARSE, "model.generator.downs=2"),
     "classic.yaml": (*SLICES, *COARSE, *FEW_BLOCKS),
     "mri2ct.yaml": (*SLICES, *COARSE, "model.generator.downs=2"),
     "quick.yaml": (*SLICES, *COARSE, *FEW_BLOCKS),
