@@ -99,7 +99,7 @@ def _figures(columns: Sequence[Sequence[str]]) -> Table:
     """A table of columns, each with its title first; the rows of means are bold."""
     table = Table()
     for title, *cells in columns:
-        lines = textwrap.wrap(title, max(TITLE_WIDTH, *map(len, cells)), break_long_words=False)
+        lines = textwrap.wrap(title, max([TITLE_WIDTH, *map(len, cells)]), break_long_words=False)
         table.add_column("\n".join(lines), justify="right" if table.columns else "left", overflow="fold")
     for row in list(zip(*columns, strict=True))[1:]:
         table.add_row(*row, style="bold" if row[0].startswith("mean") else None)

@@ -332,7 +332,7 @@ class Preparation:
             values = nyul.from_standard(self._sign * scaled, landmarks, self.landmarks)
         else:
             values = intensity.denormalize(self._sign * scaled, low, high)
-        if self._sign < 0:  # sinuses are as dark as the air outside; without a floor, -1 alone is told from tissue
+        if self._sign < 0 and (floor > -1 or self.cavities):  # without a floor, -1 alone is told from tissue
             values[array <= self.air_level if floor > -1 else array < INSIDE] = low
         return values
 

@@ -15,7 +15,7 @@ from medcycle.training.cohorts import Cohort, Pairs
 from medcycle.training.watch import KINDS
 
 CARD = "MODEL_CARD.md"
-MEASURED_ON = {"validation_": "held-out scans", "seen_": "scans of the training: no patient was held out"}
+PREFIXES = "validation_", "seen_"  # of the signs' columns; see whose_scans
 SHOWN = {
     "cycle": "what comes back differs by {:.4f} (cycle error, mean; the whole range is 2)",
     "mind": "structure differs from the input's by {:.4f} (MIND distance, 0 the same to 1)",
@@ -75,11 +75,21 @@ def last_figures(metrics: Path) -> dict[str, str]:
         found = {
             name: value
             for name, value in row.items()
-            if name and value and name.startswith((*MEASURED_ON, "paired_mae", "alarm_"))
+            if name and value and name.startswith((*PREFIXES, "paired_mae", "alarm_"))
         }
         if found:
             return {"step": row.get("step") or "", **found}
     return {}
+
+
+def whose_scans(cohorts: Mapping[str, Cohort]) -> str:
+    """What the signs are measured on: held-out scans, where a domain has any."""
+    without = [cohort.domain.name for cohort in cohorts.values() if not cohort.held_out]
+    if not without:
+        return "held-out scans"
+    if len(without) == len(cohorts):
+        return "scans that are trained on (none is held out)"
+    return f"held-out scans, and scans of {without[0]} that are trained on (none is held out)"
 
 
 def digest(values: Mapping[str, Any]) -> str:
@@ -151,10 +161,10 @@ def _measured(
     agreement: Mapping[str, dict[str, Any] | None],
 ) -> list[str]:
     parts = []
-    for prefix, where in MEASURED_ON.items():
+    for prefix in PREFIXES:
         found = {name.removeprefix(prefix): float(value) for name, value in metrics.items() if name.startswith(prefix)}
         if found:
-            parts += [f"At step {metrics['step']}, on {where}:", _list(_signs(config, cohorts, found))]
+            parts += [f"At step {metrics['step']}, on {whose_scans(cohorts)}:", _list(_signs(config, cohorts, found))]
     paired = [
         f"{cohorts[source].domain.name} to {cohorts[target].domain.name}: {float(metrics[key]):.4g} "
         f"{cohorts[target].preparation.unit()}"

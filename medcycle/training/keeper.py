@@ -23,7 +23,7 @@ from medcycle.io.files import write_file
 from medcycle.model import CALIBRATION, DomainInfo, Model, read_header, save_model
 from medcycle.networks.calibrated import CalibratedGenerator
 from medcycle.training.calibration import calibrated
-from medcycle.training.card import CARD, digest, last_figures, model_card
+from medcycle.training.card import CARD, digest, last_figures, model_card, whose_scans
 from medcycle.training.checkpoint import save_checkpoint
 from medcycle.training.cohorts import Cohort, Pairs, samples_as_translated
 from medcycle.training.pairs import PairedErrors
@@ -126,18 +126,23 @@ class Keeper:
         return images
 
     def validate(self) -> dict[str, float]:
-        """The signs and the paired errors, by column; writes RUN/best if the signs are the best so far."""
+        """The signs and the paired errors, by column."""
         if not self.process.first:
             return {}
         found = self.signs.measure(self.judged, self.config.train.best)
         columns = {f"{self.prefix}{name}": value for name, value in found.items()}
         with self.exported() as networks:
             columns |= self.paired_errors(*networks, self.gan.device)
-        score = found.get("score", math.nan)
+        return columns
+
+    def keep_best(self, figures: dict[str, float]) -> None:
+        """Write RUN/best if the score among these is the best so far."""
+        if not self.process.first:
+            return
+        score = figures.get(f"{self.prefix}score", math.nan)
         if score < self.best[0]:
             self.best = score, self.gan.step
-            self.export_both(self.run / BEST, columns, best={"criterion": self.config.train.best, "score": score})
-        return columns
+            self.export_both(self.run / BEST, figures, best={"criterion": self.config.train.best, "score": score})
 
     def _best_so_far(self) -> tuple[float, int]:
         """Score and step of RUN/best, where both its files are of the same step of this run's past; else infinity."""
@@ -274,10 +279,8 @@ class Keeper:
 
     def sentence(self) -> str:
         """What the signs are measured on, and when."""
-        whose = "scans of held-out patients" if self.held_out else "scans that are trained on (none is held out)"
-        return (
-            f"Every {self.config.train.checkpoint_every} steps: signs of trouble on {SAMPLES} fixed samples of {whose}"
-        )
+        every, whose = self.config.train.checkpoint_every, whose_scans(self.cohorts)
+        return f"Every {every} steps: signs of trouble on {SAMPLES} fixed samples of {whose}"
 
     def report(
         self, curves: dict[str, tuple[list[int], list[float]]], total: int, episodes: Sequence[Episode] = ()

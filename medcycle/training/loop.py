@@ -223,7 +223,9 @@ def train(
                     sums, count = {}, 0
                     figures = {"epoch": epoch, "learning_rate": learning_rate(config, epoch)} | means
                     figures |= keeper.validate() if keep else {}
-                    journal.record(gan.step, figures | watch.look(gan.step, figures, last=gan.step == total))
+                    figures |= watch.look(gan.step, figures, last=gan.step == total)
+                    keeper.keep_best(figures)
+                    journal.record(gan.step, figures)
                 if gan.step % config.train.preview_every == 0 or gan.step == total:
                     keeper.preview()
                 if keep or stopped:

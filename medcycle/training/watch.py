@@ -192,7 +192,7 @@ class Watch:
 
         Args:
             step: of the row.
-            row: of metrics.csv.
+            row: of metrics.csv; an alarm that it has already is one.
             last: the training ends here, and what it leaves is judged by this row alone.
         """
         for domain, losses in self._losses.items():
@@ -204,7 +204,11 @@ class Watch:
             if losses and self._guessing:
                 figures[f"guess_{domain}"] = float(np.mean(losses)) / self._guessing
             losses.clear()
-        return {f"alarm_{kind.key}": self._judge(kind, step, kind.find(figures, self.names), last) for kind in KINDS}
+        columns = {}
+        for kind in KINDS:
+            column = f"alarm_{kind.key}"
+            columns[column] = self._judge(kind, step, kind.find(figures, self.names), last or row.get(column) == 1)
+        return columns
 
     def replay(self, rows: Iterable[tuple[int, Figures]]) -> None:
         """Look at the rows of the sessions before, and say nothing."""
@@ -218,12 +222,12 @@ class Watch:
         self.episodes.append(Episode(NOT_FINITE, found, step))
         return {f"alarm_{NOT_FINITE.key}": 1.0}
 
-    def _judge(self, kind: Kind, step: int, found: str, last: bool) -> float:
-        """Begin or end an episode."""
+    def _judge(self, kind: Kind, step: int, found: str, alone: bool) -> float:
+        """Begin or end an episode; `alone`: this judgement needs no others before it."""
         now = next((e for e in reversed(self.episodes) if e.kind is kind and e.end is None), None)
         counts = found and (step > GRACE or kind.patience == 1)
         self._streaks[kind.key] = self._streaks[kind.key] + 1 if counts else 0
-        if now is None and self._streaks[kind.key] >= (1 if last else kind.patience):
+        if now is None and self._streaks[kind.key] >= (1 if alone else kind.patience):
             now = Episode(kind, found, step)
             self.episodes.append(now)
             self.tell(f"ALARM  {now.sentence()}")

@@ -491,15 +491,24 @@ def test_the_level_of_air_lies_between_air_and_the_floor_of_an_mr() -> None:
     assert -1 < Preparation(modality="mr").air_level < -0.8
 
 
+def test_bright_tissue_comes_back_bright_where_nothing_inside_is_air() -> None:
+    inverted = Preparation(modality="mr", foreground=True, invert=True).fitted([(100.0, 900.0)])
+    assert inverted.in_units(np.full((1, 1, 1, 1), -1, np.float32)).item() == 900
+
+
+@pytest.mark.parametrize("nyul", [False, True])
 @pytest.mark.parametrize("floor", [-1.0, -0.4])
-def test_a_sinus_that_was_kept_as_air_comes_back_dark(floor: float) -> None:
+def test_a_sinus_that_was_kept_as_air_comes_back_dark(floor: float, nyul: bool) -> None:
     grid = np.stack(np.meshgrid(*[np.arange(32) - 16] * 3, indexing="ij")).astype(float)
     radius = np.linalg.norm(grid, axis=0) * 2  # mm
     rng = np.random.default_rng(0)
     tissue = (radius < 26) & (radius > 10)
     array = np.where(tissue, 300 + 500 * rng.random(radius.shape), 20 * rng.random(radius.shape))
     preparation = Preparation(modality="mr", foreground=True, invert=True, cavities=True, floor=floor)
-    prepared = preparation(Volume(array[np.newaxis], np.diag([2.0, 2.0, 2.0, 1.0])))
+    volume = Volume(array[np.newaxis], np.diag([2.0, 2.0, 2.0, 1.0]))
+    if nyul:
+        preparation = preparation.standardized([preparation.landmarks_of(volume)])
+    prepared = preparation(volume)
     sinus = prepared.foreground & (radius < 6)
     assert (prepared.array[0][sinus] == -1).all()
     again = preparation.restore(prepared.array, prepared.state, foreground=prepared.foreground, own_scale=True)

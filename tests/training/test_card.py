@@ -181,7 +181,12 @@ def test_a_card_of_little(tmp_path: Path, configure: Write) -> None:
         assert said in text, said
     assert "secret" not in text
     assert "gradient_penalty" not in text  # of another loss
-    alarm = model_card(config, cohorts, {"a": None}, {"step": "9", "alarm_inversion": "1", "alarm_generator": "0"}, {})
+    seen = {"step": "9", "seen_cycle_a": "0.5"}
+    assert "At step 9, on scans that are trained on (none is held out):" in model_card(config, cohorts, {}, seen, {})
+    some = cohorts | {"a": replace(cohorts["a"], held_out=[None])}
+    told = "on held-out scans, and scans of ct that are trained on (none is held out):"
+    assert told in model_card(config, some, {}, seen, {})
+    alarm = model_card(config, cohorts, {}, {"step": "9", "alarm_inversion": "1", "alarm_generator": "0"}, {})
     assert "**Alarm, not over at the end: contrast inversion.**" in alarm
     assert "Structure agreement, with" not in text
 

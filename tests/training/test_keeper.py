@@ -137,7 +137,7 @@ def test_figures_of_training_scans_are_called_that_and_are_of_the_best_step(coho
     train(configure(cohort, best="agreement"), run, console=QUIET)
     scores = [float(row["seen_score"]) for row in rows(run)]
     card = (run / "best" / "MODEL_CARD.md").read_text()
-    assert f"At step {1 + scores.index(min(scores))}, on scans of the training: no patient was held out:" in card
+    assert f"At step {1 + scores.index(min(scores))}, on scans that are trained on (none is held out):" in card
     assert f"(agreement; low is good): {min(scores):.3f}\n" in card
 
 

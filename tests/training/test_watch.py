@@ -73,6 +73,12 @@ def test_what_the_training_leaves_is_judged_by_its_last_row_alone() -> None:
     assert watch.look(2000, healthy_row(), last=True)["alarm_inversion"] == 0
     assert watch.look(2000, healthy_row(polarity_a=-0.3), last=True)["alarm_inversion"] == 1
     assert len(said) == 1
+    again = Watch({"a": "mr", "b": "ct"}, "seen_", "lsgan", said.append)
+    row = healthy_row(polarity_a=-0.3)
+    again.replay([(2000, row | watch.look(2000, row))])  # a run that goes on knows it
+    assert [(e.kind.key, e.begin, e.end) for e in again.episodes] == [("inversion", 2000, None)]
+    assert again.look(3000, healthy_row())["alarm_inversion"] == 0
+    assert said[-1] == "Step 3000: contrast inversion has ended; it began at step 2000."
     early = Watch({"a": "mr", "b": "ct"}, "seen_", "lsgan", said.append)
     assert early.look(400, healthy_row(polarity_a=-0.3), last=True)["alarm_inversion"] == 0
 
@@ -165,6 +171,22 @@ def test_a_generator_that_goes_wrong_raises_its_alarm(
     assert [row[f"alarm_{key}"] for row in rows] == ["0", "0", "1", "1"]
     title = next(kind.title for kind in KINDS if kind.key == key)
     assert f"<b>{title}</b>, from step {PATIENCE} on: " in page
+
+
+@pytest.mark.usefixtures("at_once")
+def test_an_alarm_of_the_last_checkpoint_is_told_and_stays_when_the_run_is_resumed(heads: Path, tmp_path: Path) -> None:
+    made: Any = {"make_generator": lambda *channels: Changing(lambda x: -x)}
+    config, run = configure(heads, checkpoint_every=2, best="balance"), tmp_path / "run"
+    said, rows, page = run_and_listen(config, run, **made)
+    assert "ALARM  Step 4: contrast inversion: " in said
+    assert [row["alarm_inversion"] for row in rows if row["alarm_inversion"]] == ["0", "1"]
+    assert "<b>contrast inversion</b>, from step 4 on: " in page
+    assert "**Alarm, not over at the end: contrast inversion" in (run / "MODEL_CARD.md").read_text()
+    of_best = (run / "best" / "MODEL_CARD.md").read_text()
+    assert ("**Alarm, not over" in of_best) == ("At step 4, " in of_best)
+    again, _, page = run_and_listen(config, run, resume=True, **made)
+    assert "ALARM" not in again
+    assert "<b>contrast inversion</b>, from step 4 on: " in page
 
 
 class Judge(nn.Module):
