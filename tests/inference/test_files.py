@@ -227,6 +227,7 @@ def test_two_scans_for_one_output(translator: Make, make_ball: Make, tmp_path: P
 # -- series with missing slices --------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*not evenly spaced")
 def test_a_series_with_a_gap_comes_back_with_that_gap(
     translator: Make, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

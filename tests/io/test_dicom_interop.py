@@ -102,6 +102,7 @@ CT = {"Modality": "CT", "SOPClassUID": CT_CLASS, "RescaleSlope": 1, "RescaleInte
 CT |= {"ConvolutionKernel": "B30f", "Exposure": 100, "XRayTubeCurrent": 200, "GantryDetectorTilt": 0}
 
 
+@pytest.mark.filterwarnings("ignore:.*not evenly spaced")
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(("of", "unit"), [("mr", "HU"), ("mr", "a.u."), ("ct", "HU")])
 def test_series_are_valid(tmp_path: Path, make_series: Maker, case: str, of: str, unit: str) -> None:
