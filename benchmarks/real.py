@@ -218,7 +218,7 @@ def main() -> None:
         part.rename(options.work / "harvard-scans")
     jobs = [
         functools.partial(
-            SETS[name], folders[name], options.work, model, options.steps, options.set * (model != "classic")
+            SETS[name], folders[name], options.work, model, options.steps, [] if model == "classic" else options.set
         )
         for name in options.only
         for model in MODELS[name]

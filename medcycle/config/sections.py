@@ -124,7 +124,7 @@ class Prepare(Section):
 
     @model_validator(mode="after")
     def _stretch_in_window(self) -> Prepare:
-        if self.stretch is not None and not self.window[0] < self.stretch[0] < self.stretch[1] < self.window[1]:
+        if self.stretch is not None and not (self.window[0] < self.stretch[0] and self.stretch[1] < self.window[1]):
             raise ValueError(f"stretch {list(self.stretch)} must lie inside the window {list(self.window)} (HU)")
         return self
 

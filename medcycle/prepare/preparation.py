@@ -333,7 +333,7 @@ class Preparation:
         else:
             values = intensity.denormalize(self._sign * scaled, low, high)
         if self._sign < 0 and (floor > -1 or self.cavities):  # without a floor, -1 alone is told from tissue
-            values[array <= self.air_level if floor > -1 else array < INSIDE] = low
+            values[array <= (self.air_level if floor > -1 else -1)] = low
         return values
 
     def restored_range(self) -> tuple[float, float]:

@@ -161,14 +161,17 @@ def _measured(
     agreement: Mapping[str, dict[str, Any] | None],
 ) -> list[str]:
     parts = []
-    for prefix in PREFIXES:
-        found = {name.removeprefix(prefix): float(value) for name, value in metrics.items() if name.startswith(prefix)}
-        if found:
-            parts += [f"At step {metrics['step']}, on {whose_scans(cohorts)}:", _list(_signs(config, cohorts, found))]
+    found = {
+        name.removeprefix(prefix): value
+        for prefix in PREFIXES
+        for name, value in metrics.items()
+        if name.startswith(prefix)
+    }
+    if found:
+        parts += [f"At step {metrics['step']}, on {whose_scans(cohorts)}:", _list(_signs(config, cohorts, found))]
     paired = [
-        f"{cohorts[source].domain.name} to {cohorts[target].domain.name}: {float(metrics[key]):.4g} "
-        f"{cohorts[target].preparation.unit()}"
-        for source, target in (("a", "b"), ("b", "a"))
+        f"{way}: {float(metrics[key]):.4g} {cohorts[target].preparation.unit()}"
+        for _, target, way in _ways(cohorts)
         if (key := f"paired_mae_{target}") in metrics
     ]
     if paired:
@@ -176,16 +179,7 @@ def _measured(
     alarms = [kind.title for kind in KINDS if float(metrics.get(f"alarm_{kind.key}", 0))]
     if alarms:
         parts.append(f"**Alarm, not over at the end: {', '.join(alarms)}.** Do not use these models.")
-    ranges = []
-    for key, other in (("a", "b"), ("b", "a")):
-        record = agreement.get(key)
-        usual = recorded_range({"agreement": record})
-        if record is not None and usual is not None:
-            ends = ", ".join(f"{title} {usual[name][0]:.3f} to {usual[name][1]:.3f}" for name, title in FIGURES.items())
-            ranges.append(
-                f"From {cohorts[key].domain.name} to {cohorts[other].domain.name}: {ends} (5th to 95th percentile of "
-                f"{record['samples']} samples of {record['of']})."
-            )
+    ranges = _ranges(cohorts, agreement)
     if ranges:
         parts += ["Structure agreement, with which `medcycle translate` compares every scan:", _list(ranges)]
     if not parts:
@@ -195,16 +189,35 @@ def _measured(
     return parts
 
 
-def _signs(config: Config, cohorts: Mapping[str, Cohort], figures: Mapping[str, float]) -> list[str]:
+def _ways(cohorts: Mapping[str, Cohort]) -> list[tuple[str, str, str]]:
+    """Source, target and words of both directions, as ("a", "b", "mr to ct")."""
+    names = {key: cohort.domain.name for key, cohort in cohorts.items()}
+    return [(source, target, f"{names[source]} to {names[target]}") for source, target in (("a", "b"), ("b", "a"))]
+
+
+def _signs(config: Config, cohorts: Mapping[str, Cohort], figures: Mapping[str, str]) -> list[str]:
     """What a reader can use of the signs; metrics.csv has them all."""
     lines = []
-    for source, target in (("a", "b"), ("b", "a")):
-        names = cohorts[source].domain.name, cohorts[target].domain.name
+    for source, target, way in _ways(cohorts):
         keys = {name: f"{name}_{source if name == 'cycle' else target}" for name in SHOWN}
-        told = [SHOWN[name].format(figures[key]) for name, key in keys.items() if key in figures]
-        lines += [f"{names[0]} to {names[1]}: {'; '.join(told)}"] if told else []
+        told = [SHOWN[name].format(float(figures[key])) for name, key in keys.items() if key in figures]
+        lines += [f"{way}: {'; '.join(told)}"] if told else []
     if "score" in figures:
-        lines.append(f"score by which `best` is kept ({config.train.best}; low is good): {figures['score']:.3f}")
+        lines.append(f"score by which `best` is kept ({config.train.best}; low is good): {float(figures['score']):.3f}")
+    return lines
+
+
+def _ranges(cohorts: Mapping[str, Cohort], agreement: Mapping[str, dict[str, Any] | None]) -> list[str]:
+    """The usual structure agreement of each direction that has any."""
+    lines = []
+    for source, _, way in _ways(cohorts):
+        record = agreement.get(source)
+        usual = recorded_range({"agreement": record})
+        if record is not None and usual is not None:
+            ends = ", ".join(f"{title} {usual[name][0]:.3f} to {usual[name][1]:.3f}" for name, title in FIGURES.items())
+            lines.append(
+                f"From {way}: {ends} (5th to 95th percentile of {record['samples']} samples of {record['of']})."
+            )
     return lines
 
 
