@@ -1,9 +1,13 @@
-"""Real pairs: python -m benchmarks.real --data DATA [--only harvard open-ms] [--steps 2000] [--out JSON]
+"""Real pairs: python -m benchmarks.real --data DATA [--only harvard open-ms] [--steps 2000] [--seeds 1] [--out JSON]
 
 DATA holds harvard-mr-ct (slices of eight patients, MR and CT as displayed) and open-ms (T1 and FLAIR of two patients,
 and their lesions), which are not part of this repository. The classic model and mri2ct.yaml or mr2mr.yaml ("new")
-train with the same sizes and steps, unpaired, and are scored on other patients; "pair" is told besides that the T1 and
-the FLAIR it trains on are of one patient.
+train with the same sizes and steps, unpaired, and are scored on other patients.
+
+Of open-ms, the T1 and the FLAIR to train on are of one patient, and the other is tested. "pair" is told so besides;
+"apart" is "new" on T1 of the tested patient and FLAIR of the other, so that no patient is in both domains. Two lines
+have no network: "curve" is the first guess that mr2mr.yaml begins with (`loss.contrast`), and "told" the best function
+of the values of T1, fitted to the tested patient's own FLAIR: all that T1 says of FLAIR without its place.
 """
 
 from __future__ import annotations
@@ -22,10 +26,13 @@ from PIL import Image
 
 from benchmarks.machine import keep
 from benchmarks.training import RESNET, UNET, run_training
+from medcycle.config import Config, load_config
 from medcycle.evaluation.lesions import lesion_contrasts
 from medcycle.inference import Translator, translate_paths
 from medcycle.io import read_volume, write_volume
 from medcycle.prepare import find_foreground
+from medcycle.training.cohorts import prepare_domains
+from medcycle.training.contrast import contrast_curves
 from medcycle.volume import Volume
 
 Array = npt.NDArray[Any]
@@ -38,8 +45,9 @@ SIZES = [
 CLASSIC = ("classic.yaml", [RESNET])
 MODELS = {
     "harvard": {"classic": CLASSIC, "new": ("mri2ct.yaml", [UNET])},
-    "open-ms": {"classic": CLASSIC, "new": ("mr2mr.yaml", [UNET]), "pair": ("mr2mr.yaml", [UNET])},
+    "open-ms": {"classic": CLASSIC} | dict.fromkeys(("new", "apart", "pair"), ("mr2mr.yaml", [UNET])),
 }
+UNTRAINED = ("curve", "told")  # of open-ms
 
 # --- Harvard: CT as displayed, grey values, where 0 is air, fat and scalp, 100 the brain, and 255 bone ----------------
 
@@ -152,49 +160,89 @@ def settings_of(run: Path, steps: int, a: tuple[str, Path, str], b: tuple[str, P
     return [*places, f"prepare.cache={run.parent / 'cache'}", *schedule, *SIZES]
 
 
-def harvard(data: Path, work: Path, model: str, steps: int, more: list[str]) -> dict[str, Any]:
+def named(run: str, seed: int) -> str:
+    return f"{run}-seed-{seed}" if seed else run
+
+
+def of_seed(seed: int) -> list[str]:
+    return [f"train.seed={seed}"] if seed else []
+
+
+def harvard(data: Path, work: Path, model: str, steps: int, more: list[str], seed: int) -> dict[str, Any]:
     config, own = MODELS["harvard"][model]
-    scans, run = work / "harvard-scans", work / f"harvard-{model}"
+    scans, run = work / "harvard-scans", work / named(f"harvard-{model}", seed)
     domains = ("mr", scans / "train" / "mr", "mr"), ("ct", scans / "train" / "ct", "ct")
     settings = settings_of(run, steps, *domains)
     # Slices lie too far apart for other planes.
     settings += ["prepare.spacing=[2, 2, null]", "sample.axes=axial", "sample.size=[112, 128]", *own, *more]
+    settings += of_seed(seed)
     minutes = run_training(config, run, settings)
     translate_paths(Translator.load(run, to="ct"), scans / "test" / "mr", run / "sct", overwrite=True)
-    found = harvard_score(scans, run / "sct", work / f"harvard-{model}.png")
-    return {"data": "harvard", "model": model, "minutes": minutes, **found}
+    found = harvard_score(scans, run / "sct", run.with_suffix(".png"))
+    return {"data": "harvard", "model": model, "seed": seed, "minutes": minutes, **found}
 
 
-def open_ms(data: Path, work: Path, model: str, steps: int, more: list[str]) -> dict[str, Any]:
-    rows = {tested: one_patient(data, work, model, steps, more, tested) for tested in PATIENTS}
-    return {"data": "open-ms", "model": model, **_means(list(rows.values())), "patients": rows}
+def open_ms(data: Path, work: Path, model: str, steps: int, more: list[str], seed: int) -> dict[str, Any]:
+    rows = {tested: one_patient(data, work, model, steps, more, seed, tested) for tested in PATIENTS}
+    return {"data": "open-ms", "model": model, "seed": seed, **_means(list(rows.values())), "patients": rows}
 
 
-def one_patient(data: Path, work: Path, model: str, steps: int, more: list[str], tested: str) -> dict[str, float]:
-    config, own = MODELS["open-ms"][model]
+def one_patient(
+    data: Path, work: Path, model: str, steps: int, more: list[str], seed: int, tested: str
+) -> dict[str, float]:
+    config, own = MODELS["open-ms"]["new" if model in UNTRAINED else model]
     (trained,) = (patient for patient in PATIENTS if patient != tested)
-    run = work / f"open-ms-{model}-tested-{tested}"
-    t1, flair = (data / trained / f"{name}.nii.gz" for name in ("T1", "FLAIR"))
+    run = work / named(f"open-ms-{model}-tested-{tested}", seed)
+    t1, flair = data / (tested if model == "apart" else trained) / "T1.nii.gz", data / trained / "FLAIR.nii.gz"
     settings = settings_of(run, steps, ("t1", t1, "mr"), ("flair", flair, "mr"))
-    settings += ["prepare.spacing=[1, 1, 1]", "sample.size=[96, 96]", *own, *more]
+    settings += ["prepare.spacing=[1, 1, 1]", "sample.size=[96, 96]", *own, *more, *of_seed(seed)]
     if model == "pair":
         settings.append(f"pairs={{path: [[{t1}, {flair}]]}}")
-    minutes = run_training(config, run, settings)
-    made = Translator.load(run, to="flair").file(data / tested / "T1.nii.gz", run / "flair.nii.gz")
-    return {"minutes": minutes} | ms_score(data, tested, made, work / f"open-ms-{model}-{tested}.png")
+    minutes, made = 0.0, run / "flair.nii.gz"
+    if model in UNTRAINED:
+        given = data / tested
+        image = by_curve(load_config(config, settings), given) if model == "curve" else by_values(given)
+        made.unlink(missing_ok=True)
+        write_volume(image, made)
+    else:
+        minutes = run_training(config, run, settings)
+        Translator.load(run, to="flair").file(data / tested / "T1.nii.gz", made)
+    return {"minutes": minutes} | ms_score(data, tested, made, run.with_suffix(".png"))
+
+
+def by_curve(config: Config, patient: Path) -> Volume:
+    """FLAIR of a patient's T1 by the contrast curve of the training scans, which no pair has gone into."""
+    cohorts = prepare_domains(config, None, print)
+    curves = contrast_curves(config, cohorts)
+    assert curves is not None, "loss.contrast is off"
+    prepared = cohorts["a"].preparation(read_volume(patient / "T1.nii.gz"))
+    values = np.interp(prepared.array, np.linspace(-1, 1, len(curves[0])), curves[0]).astype(np.float32)
+    return cohorts["b"].preparation.restore(values, prepared.state)
+
+
+def by_values(patient: Path) -> Volume:
+    """The mean FLAIR of all voxels with about the same T1, of one and the same patient."""
+    t1, flair = (read_volume(patient / f"{name}.nii.gz") for name in ("T1", "FLAIR"))
+    brain = t1.array > 0
+    bins = np.digitize(t1.array, np.quantile(t1.array[brain], np.linspace(0, 1, 201)[1:-1]))
+    means = np.bincount(bins[brain], flair.array[brain]) / np.maximum(np.bincount(bins[brain]), 1)
+    return flair.replace(array=np.where(brain, means[bins], 0).astype(np.float32))
 
 
 SETS: dict[str, Callable[..., dict[str, Any]]] = {"harvard": harvard, "open-ms": open_ms}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown, a table for each data set."""
+    """Markdown, a table for each data set: means over the seeds."""
     parts = []
     for name in dict.fromkeys(row["data"] for row in rows):
         mine = [row for row in rows if row["data"] == name]
         columns = [key for key, value in mine[0].items() if isinstance(value, float)]
-        lines = ["| " + " | ".join([name, *columns]) + " |", "|---" * (len(columns) + 1) + "|"]
-        lines += ["| " + " | ".join([row["model"], *(f"{row[key]:.3g}" for key in columns)]) + " |" for row in mine]
+        lines = ["| " + " | ".join([name, "seeds", *columns]) + " |", "|---" * (len(columns) + 2) + "|"]
+        for model in dict.fromkeys(row["model"] for row in mine):
+            found = [{key: row[key] for key in columns} for row in mine if row["model"] == model]
+            values = [f"{value:.3g}" for value in _means(found).values()]
+            lines.append("| " + " | ".join([model, str(len(found)), *values]) + " |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
@@ -205,6 +253,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/real"))
     parser.add_argument("--only", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--steps", type=int, default=2000, help="a multiple of 100")
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--at-once", type=int, default=1, help="trainings at the same time")
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="section.key=value", help="overrides of mri2ct.yaml, mr2mr.yaml"
@@ -218,10 +267,17 @@ def main() -> None:
         part.rename(options.work / "harvard-scans")
     jobs = [
         functools.partial(
-            SETS[name], folders[name], options.work, model, options.steps, [] if model == "classic" else options.set
+            SETS[name],
+            folders[name],
+            options.work,
+            model,
+            options.steps,
+            [] if model == "classic" else options.set,
+            seed,
         )
         for name in options.only
-        for model in MODELS[name]
+        for seed in range(options.seeds)
+        for model in (*MODELS[name], *(UNTRAINED if name == "open-ms" and not seed else ()))
     ]
     with ThreadPoolExecutor(options.at_once) as pool:
         rows = list(pool.map(lambda job: job(), jobs))

@@ -47,6 +47,8 @@ class Config(Section):
             problems.append(f"loss.body_only {NEEDS_BODY}")
         if self.loss.values and not self._bodies():
             problems.append(f"loss.values {NEEDS_BODY}")
+        if self.loss.contrast.weight and not self._bodies():
+            problems.append(f"loss.contrast {NEEDS_BODY}")
         if self.train.calibrate and not self._bodies():
             problems.append(f"train.calibrate {NEEDS_BODY}")
         if self.prepare.floor > -1 and not self._bodies():

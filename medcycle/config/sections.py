@@ -203,6 +203,18 @@ class Structure(Section):
     """Steps over which these weights grow from 0."""
 
 
+class Contrast(Section):
+    """L1 distance of what is made to a first guess of it: each value becomes what a curve says, which is fitted without
+    pairs to where in the body which values lie in either domain (medcycle/training/contrast.py). For MR -> MR, where
+    some tissues that are bright in A are dark in B: training alone seldom finds that out."""
+
+    weight: Annotated[float, Field(ge=0)] = 0.0
+    """At the first step; 0 switches it off. Needs `prepare.foreground`, and goes with loss.identity 0, which asks that
+    the same values stay as they are."""
+    steps: Count | None = None
+    """Steps over which the weight falls to 0; null: all of the training."""
+
+
 class Loss(Section):
     """Weights of the losses (Zhu 2017, eq. 3 and section 5.2)."""
 
@@ -224,6 +236,7 @@ class Loss(Section):
     """mr, ct: distance of the values inside the body of made and real samples as distributions (Wasserstein): as much
     bone as there should be. For samples of the same part of the body (`sample.match_position`); needs
     `prepare.foreground`."""
+    contrast: Contrast = Contrast()
     structure: Structure = Structure()
 
 

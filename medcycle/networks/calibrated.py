@@ -55,7 +55,17 @@ class CalibratedGenerator(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """The network's images, (batch, channel, *space) float32, with corrected values."""
         values: Tensor = self.network(images).float().clamp(-1, 1)
-        made, real = self.made.float(), self.real.float()
-        place = torch.bucketize(values, made[1:-1])
-        slopes = real.diff() / made.diff()
-        return torch.addcmul(real[place], values - made[place], slopes[place])
+        return piecewise_linear(values, self.made.float(), self.real.float())
+
+
+def piecewise_linear(values: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """The line through the points (before, after), at values of any shape.
+
+    Args:
+        values: within `before`, or on the line's first or last part.
+        before: (knots,), rising.
+        after: (knots,).
+    """
+    place = torch.bucketize(values, before[1:-1])
+    slopes = after.diff() / before.diff()
+    return torch.addcmul(after[place], values - before[place], slopes[place])

@@ -266,8 +266,12 @@ class Keeper:
             "Scans and split": f"digest {self.digest}",
             "medcycle": medcycle.__version__,
         }
+        names = {key: cohort.domain.name for key, cohort in self.cohorts.items()}
+        if self.config.loss.contrast.weight:
+            for (source, target), curve in zip(DIRECTIONS, self.gan.contrast_curves, strict=True):
+                values = ", ".join(f"{value:.2f}" for value in curve.tolist())
+                facts[f"First guess of {names[source]} to {names[target]} (values from -1 to 1 become)"] = values
         if self.config.train.calibrate:
-            names = {key: cohort.domain.name for key, cohort in self.cohorts.items()}
             curves = [
                 f"{names[source]} to {names[target]}"
                 for (source, target), network in zip(DIRECTIONS, networks, strict=True)

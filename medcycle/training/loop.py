@@ -24,6 +24,7 @@ from medcycle.errors import CheckpointError, ConfigError, TrainingError
 from medcycle.io.files import refused_leaves_nothing, write_file
 from medcycle.training.checkpoint import checkpoints, read_checkpoint, restore_checkpoint
 from medcycle.training.cohorts import Cohort, Pairs, data_digest, prepare_domains, samplers
+from medcycle.training.contrast import contrast_curves
 from medcycle.training.graph import Stepper
 from medcycle.training.keeper import Keeper
 from medcycle.training.memory import choose, set_checkpointing, settings_that_fit
@@ -126,6 +127,7 @@ def train(
         unpaired, fixed_sampler = samplers(config, cohorts, device)
         sampler = with_pairs(config, unpaired, pairs)
         digest = data_digest(cohorts, pairs)
+        curves = contrast_curves(config, cohorts)
 
         # --- State
         channels = unpaired.channels
@@ -140,6 +142,8 @@ def train(
         )
         like = functools.partial(make, device=torch.device("cpu"))  # to be measured, without content
         gan = make(device=device)
+        if curves:
+            gan.take_contrast_curves(curves)
         random = random_state(device)
         memory = choose(config, gan, like, channels, side_threads(config, gan, threads))
         set_random_state(random, device)  # measuring has built other networks
@@ -179,7 +183,12 @@ def train(
         watch = Watch(names, keeper.prefix, config.loss.adversarial, tell=functools.partial(say, style="bold red"))
         began = time.monotonic()
         step = Stepper(
-            gan, loss_settings(config), memory.microbatch, record=config.train.cuda_graph, process=process, tell=say
+            gan,
+            loss_settings(config, total),
+            memory.microbatch,
+            record=config.train.cuda_graph,
+            process=process,
+            tell=say,
         )
         sums: dict[str, Tensor] = {}
         count, start, stopped = 0, gan.step, False

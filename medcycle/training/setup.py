@@ -14,7 +14,7 @@ from medcycle.errors import ConfigError, TrainingError
 from medcycle.networks import build_discriminator, build_generator
 from medcycle.networks.layers import initialize
 from medcycle.networks.projections import Projections
-from medcycle.training.step import CycleGAN, LossSettings
+from medcycle.training.step import ContrastSettings, CycleGAN, LossSettings
 from medcycle.training.structure import StructureSettings
 
 SMALL_WORK = 2**20  # voxels times filters of a sample
@@ -113,12 +113,13 @@ def _small(config: Config) -> bool:
     return math.prod(config.sample.size) * config.model.generator.filters < SMALL_WORK
 
 
-def loss_settings(config: Config) -> LossSettings:
-    """The losses' section as plain values."""
+def loss_settings(config: Config, total: int = 1) -> LossSettings:
+    """The losses' section as plain values, of a training of so many steps."""
     settings = config.loss.model_dump()
     structure = StructureSettings(**settings["structure"], planes=config.sample.planes)
     paired = config.pairs.weight if config.pairs and config.pairs.path is not None else 0.0
-    return LossSettings(**settings | {"structure": structure, "paired": paired})
+    contrast = ContrastSettings(config.loss.contrast.weight, config.loss.contrast.steps or total)
+    return LossSettings(**settings | {"structure": structure, "contrast": contrast, "paired": paired})
 
 
 def learning_rate(config: Config, epoch: int) -> float:

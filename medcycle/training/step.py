@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd as _Dropout
@@ -15,6 +17,8 @@ from torch.nn.modules.dropout import _DropoutNd as _Dropout
 from medcycle.device import autocast
 from medcycle.errors import TrainingError
 from medcycle.networks import MaskedGenerator, follow_spectral_norms
+from medcycle.networks.calibrated import piecewise_linear
+from medcycle.training.contrast import KNOTS
 from medcycle.training.losses import (
     Adversarial,
     discriminator_loss,
@@ -34,6 +38,18 @@ Pair: TypeAlias = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
+class ContrastSettings:
+    """How much the first guess by a curve of values counts: its weight falls linearly to 0 within so many steps."""
+
+    weight: float = 0.0
+    steps: int = 1
+
+    def share(self, step: int) -> float:
+        """Of the weight that counts in a step, from 0."""
+        return max(0.0, 1 - step / self.steps)
+
+
+@dataclass(frozen=True)
 class LossSettings:
     """Kind of the adversarial loss and the weights of the others (identity is relative to cycle).
 
@@ -49,6 +65,7 @@ class LossSettings:
     mask: float = 0.0
     paired: float = 0.0
     values: float = 0.0
+    contrast: ContrastSettings = field(default_factory=ContrastSettings)
     structure: StructureSettings = field(default_factory=StructureSettings)
 
 
@@ -98,6 +115,10 @@ class CycleGAN:
         self.average_a_to_b = copy.deepcopy(a_to_b).requires_grad_(False) if ema else a_to_b
         self.average_b_to_a = copy.deepcopy(b_to_a).requires_grad_(False) if ema else b_to_a
         self.ramp = torch.ones((), device=self.device)  # share of the structure losses' weights
+        self.first_guess = torch.ones((), device=self.device)  # share of the contrast loss's weight
+        # What the values `knots` become from A to B and from B to A; as they are until they are told.
+        self.knots = torch.linspace(-1, 1, KNOTS, device=self.device)
+        self.contrast_curves = self.knots.clone(), self.knots.clone()
         self.draws = torch.zeros(PLACES, device=self.device)  # which places PatchNCE compares
         self.seed = seed
         self.step = 0
@@ -140,6 +161,11 @@ class CycleGAN:
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
+
+    def take_contrast_curves(self, curves: Sequence[npt.ArrayLike]) -> None:
+        """From A to B and from B to A, as of :func:`medcycle.training.contrast.contrast_curves`; kept in place."""
+        for held, curve in zip(self.contrast_curves, curves, strict=True):
+            held.copy_(torch.as_tensor(np.asarray(curve, np.float32)))
 
     def update_average(self) -> None:
         """Moving average of the generators, faster in the first steps (Karras 2018, section 4.1; Yazici 2019)."""
@@ -235,6 +261,7 @@ def training_step(
 def before_step(gan: CycleGAN, batch: int, loss: LossSettings) -> None:
     """What is decided on the CPU: which earlier images the discriminators will see, how much the structure counts."""
     gan.ramp.fill_(loss.structure.ramp(gan.step))
+    gan.first_guess.fill_(loss.contrast.share(gan.step))
     if gan.projections:
         generator = torch.Generator().manual_seed(gan.seed * 1_000_003 + gan.step)
         gan.draws.copy_(torch.rand(PLACES, generator=generator), non_blocking=True)
@@ -355,6 +382,10 @@ def generator_losses(
     if loss.values:
         losses[f"values_{target}"] = value_distance(torch.where(body(real), fake, -1.0), other)
         total = total + loss.values * gan.ramp * losses[f"values_{target}"]
+    if loss.contrast.weight:
+        guess = piecewise_linear(real, gan.knots, gan.contrast_curves[0 if a_to_b else 1])
+        losses[f"contrast_{target}"] = l1(fake, guess, inside)
+        total = total + loss.contrast.weight * gan.first_guess * losses[f"contrast_{target}"]
     if mask is not None:
         losses[f"mask_{target}"] = mask.mean()
         total = total + loss.mask * losses[f"mask_{target}"]

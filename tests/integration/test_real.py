@@ -78,3 +78,16 @@ def test_open_ms(real: Any, tmp_path: Path) -> None:
     lost = real.ms_score(tmp_path, "p", folder / "lost.nii.gz", tmp_path / "lost.png")
     assert lost["lesions_kept"] == 0
     assert abs(lost["contrast"]) < 0.2
+    # What has no network: a function of T1, which knows of no lesion here, told or not.
+    told = real.by_values(folder)
+    assert told.array.shape == (1, *brain.shape)
+    write_volume(told, folder / "told.nii.gz")
+    score = real.ms_score(tmp_path, "p", folder / "told.nii.gz", tmp_path / "told.png")
+    assert abs(score["contrast"]) < 0.2
+    nib.save(nib.Nifti1Image(np.where(brain, 100 + t1, 0).astype(np.float32), np.eye(4)), folder / "FLAIR.nii.gz")
+    assert np.corrcoef(real.by_values(folder).array[0][brain], t1[brain])[0, 1] > 0.99
+
+
+def test_a_table_has_the_mean_of_the_seeds(real: Any) -> None:
+    rows = [{"data": "open-ms", "model": "new", "seed": seed, "ssim": 0.1 + 0.2 * seed} for seed in (0, 1)]
+    assert real.table(rows).splitlines()[-1] == "| new | 2 | 0.2 |"

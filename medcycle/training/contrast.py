@@ -1,0 +1,128 @@
+"""The contrast curve: what each value of one domain is most likely to be in the other, learnt without any pair.
+
+A cycle is closed by a generator that leaves the contrast as it is, and a training that begins there seldom finds out
+that, say, white matter is brighter than grey in T1 and darker in FLAIR. But where in the body which tissue lies is much
+the same in all patients: a region of deep white matter is dark in everybody's FLAIR. So the mean of the target's scans
+in each region of the body is explained by how the source's values are spread there (ecological regression: Goodman
+1953, Ecological regressions and behavior of individuals, eq. 1, with one unknown for each knot of a curve). The curve
+may rise and fall. It knows nothing of places and shapes and two tissues of one value; it is a first guess, from which
+the adversarial training goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from medcycle.config import Config
+from medcycle.data import Picture
+from medcycle.errors import ConfigError, ScanError
+from medcycle.training.cohorts import Cohort
+
+SCANS = 64  # of each domain that regions are measured on, spread over all
+KNOTS = 12  # of the curve, evenly from -1 to 1
+CELLS, REACH = 30, 1.25  # cells along an axis; the body reaches from -1 to 1
+WIDTH = 0.125  # standard deviation of a region: about 10 mm of a head
+FILLED = 0.3  # of the fullest region; emptier ones lie mostly outside the body
+FEWEST = 4 * KNOTS  # regions
+TINY = 1e-12
+BEND = 0.01  # weight of the curve's second differences
+
+Array = npt.NDArray[np.float64]
+
+
+def contrast_curves(config: Config, cohorts: Mapping[str, Cohort]) -> tuple[Array, Array] | None:
+    """Of A to B and of B to A, from the training scans; None where `loss.contrast` has no weight.
+
+    Returns:
+        Float64 (KNOTS,) each: what the values `linspace(-1, 1, KNOTS)` become, from -1 to 1.
+
+    Raises:
+        ConfigError: scans of several channels.
+        ScanError: see :func:`contrast_curve`.
+    """
+    if not config.loss.contrast.weight:
+        return None
+    regions = []
+    for key in "ab":
+        scans, name = cohorts[key].training, cohorts[key].domain.name
+        if isinstance(scans[0], Picture) or scans[0].channels > 1:
+            raise ConfigError(
+                f"loss.contrast: a curve of values is for scans of one channel, and those of domains.{key} ({name}) "
+                f"have {scans[0].channels}; set loss.contrast.weight=0"
+            )
+        chosen = np.unique(np.linspace(0, len(scans) - 1, SCANS).round()).astype(int)
+        regions.append(regional_values(scans[n].volume()[0] for n in chosen))
+    return contrast_curve(*regions), contrast_curve(*regions[::-1])
+
+
+def regional_values(volumes: Iterable[npt.NDArray[np.float32]]) -> Array:
+    """How the values of the body are spread in each region, of all scans together, each of which counts the same.
+
+    Places are told relative to each body as in :mod:`medcycle.networks.position`: its mean and sqrt(3) of its standard
+    deviation along each axis are 0 and 1.
+
+    Args:
+        volumes: (i, j, k) in [-1, 1], -1 being outside the body, with the axes in one order.
+
+    Returns:
+        Float64 (KNOTS, CELLS, CELLS, CELLS): for every region, shares of voxels by the knots that their values lie
+        between; a voxel counts for either as much as it is near it, so that the mean of the knots, weighted by these,
+        is the region's mean.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    counts = np.zeros((KNOTS, CELLS**3))
+    for volume in volumes:
+        body = volume > -1
+        values = volume[body].astype(np.float64)
+        if not values.size:
+            continue
+        cells = np.zeros(values.size, np.int64)
+        for along in np.nonzero(body):
+            relative = (along - along.mean()) / max(np.sqrt(3) * along.std(), 0.5)
+            cells = cells * CELLS + ((relative / REACH + 1) / 2 * CELLS).clip(0, CELLS - 1).astype(np.int64)
+        above = (values.clip(-1, 1) + 1) / 2 * (KNOTS - 1)
+        knot = above.astype(np.int64).clip(0, KNOTS - 2)
+        for near, share in ((knot, knot + 1 - above), (knot + 1, above - knot)):
+            found = np.bincount(near * CELLS**3 + cells, share / values.size, counts.size)
+            counts += found.reshape(counts.shape)
+    cube = counts.reshape(KNOTS, CELLS, CELLS, CELLS)
+    smooth: Array = gaussian_filter(cube, WIDTH / (2 * REACH / CELLS), mode="constant", axes=(1, 2, 3))
+    return smooth
+
+
+def contrast_curve(source: Array, target: Array) -> Array:
+    """The curve of the source's values whose regional means are most like the target's, by least squares.
+
+    Values outside the body, -1, stay -1; none leaves [-1, 1]; and the curve bends no more than it must.
+
+    Args:
+        source: of :func:`regional_values`.
+        target: likewise.
+
+    Returns:
+        Float64 (KNOTS,): what `linspace(-1, 1, KNOTS)` becomes.
+
+    Raises:
+        ScanError: fewer than FEWEST regions are in the body of both.
+    """
+    from scipy.optimize import lsq_linear
+
+    filled = [regions.sum(0) / max(regions.sum(0).max(), TINY) for regions in (source, target)]
+    weights = np.minimum(*filled)
+    used = weights > FILLED
+    if used.sum() < FEWEST:
+        raise ScanError(
+            f"loss.contrast: only {used.sum()} regions lie in the bodies of both domains, and {FEWEST} are needed to "
+            "tell how values belong together. Look at the scans with `medcycle inspect`, or set loss.contrast.weight=0."
+        )
+    knots = np.linspace(-1, 1, KNOTS)
+    shares, means = (regions[:, used].T / regions[:, used].sum(0)[:, None] for regions in (source, target))
+    weighted, wanted = (np.sqrt(weights[used])[:, None] * rows for rows in (shares, means @ knots[:, None]))
+    bends = np.sqrt(BEND * np.square(weighted).sum() / KNOTS) * np.diff(np.eye(KNOTS), 2, axis=0)
+    rows = np.concatenate([weighted, bends])
+    left = np.concatenate([wanted[:, 0], np.zeros(len(bends))]) + rows[:, 0]  # the first knot becomes -1
+    return np.concatenate([[-1.0], lsq_linear(rows[:, 1:], left, (-1, 1)).x])

@@ -1,0 +1,202 @@
+"""The contrast curve: found where it is known, without pairs, and how it counts in the step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from medcycle.config import load_config
+from medcycle.errors import ConfigError, ScanError
+from medcycle.networks import build_discriminator, build_generator
+from medcycle.training import contrast
+from medcycle.training.contrast import KNOTS, contrast_curve, contrast_curves, regional_values
+from medcycle.training.loop import train
+from medcycle.training.step import ContrastSettings, CycleGAN, LossSettings, before_step, training_step
+
+Volume = npt.NDArray[np.float32]
+AT = np.linspace(-1, 1, KNOTS)
+
+
+def head(seed: int, size: int = 48) -> Volume:
+    """Fluid (-0.7) in the middle, white matter (0.7) round it, grey (0.1) in a rim and in nuclei, of a head of its own
+    size, shape and place; partial volumes between, and noise.
+    """
+    rng = np.random.default_rng(seed)
+    centre = size / 2 + rng.uniform(-2, 2, 3)
+    radii = size * rng.uniform(0.36, 0.44, 3)
+    at = np.stack(np.meshgrid(*[np.arange(size)] * 3, indexing="ij"), axis=-1)
+    away = np.linalg.norm((at - centre) / radii, axis=-1)
+    folds = 0.06 * np.sin(at / rng.uniform(2, 3, 3) + rng.uniform(0, 6, 3)).sum(-1)
+    values = np.interp(away + folds, [0.25, 0.33, 0.7, 0.78], [-0.7, 0.7, 0.7, 0.1])
+    nuclei = np.abs(at[..., 0] - centre[0]) / radii[0] + np.abs(away - 0.45) < 0.25
+    values = np.where(nuclei, 0.1, values) + 0.04 * rng.standard_normal(away.shape)
+    return np.where(away < 1, values.clip(-0.99, 1), -1).astype(np.float32)
+
+
+def other_contrast(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Fluid dark, grey matter bright, white matter between: it rises and falls."""
+    return np.interp(values, [-1, -0.7, 0.1, 0.7, 1], [-1, -0.9, 0.6, 0.0, 0.2])
+
+
+def test_a_curve_that_rises_and_falls_is_found_in_other_patients() -> None:
+    source = regional_values(head(seed) for seed in range(4))
+    target = regional_values(np.where((h := head(seed)) > -1, other_contrast(h), -1) for seed in range(10, 14))
+    curve = contrast_curve(source, target)
+    fluid, grey, white = np.interp([-0.7, 0.1, 0.7], AT, curve)
+    assert [fluid, grey, white] == pytest.approx([-0.9, 0.6, 0.0], abs=0.2)
+    back = contrast_curve(target, source)
+    assert np.interp([-0.9, 0.6, 0.0], AT, back) == pytest.approx([-0.7, 0.1, 0.7], abs=0.35)
+
+
+def test_where_nothing_is_to_be_changed_the_curve_changes_little() -> None:
+    curve = contrast_curve(*(regional_values(head(seed) for seed in seeds) for seeds in ((0, 1, 2), (3, 4, 5))))
+    assert np.interp([-0.7, 0.1, 0.7], AT, curve) == pytest.approx([-0.7, 0.1, 0.7], abs=0.2)
+
+
+def test_no_other_curve_within_its_limits_explains_the_means_better() -> None:
+    """What is minimized, written plainly: weighted squares of the regions' errors, and of the curve's bends."""
+    source = regional_values([head(0)])
+    target = regional_values([np.where(head(1) > -1, other_contrast(head(1)), -1)])
+
+    def cost(curve: npt.NDArray[np.float64]) -> float:
+        errors, scale = [], []
+        a, b = (regions.reshape(KNOTS, -1) for regions in (source, target))
+        full = a.sum(0).max(), b.sum(0).max()
+        for n in range(a.shape[1]):
+            weight = min(a[:, n].sum() / full[0], b[:, n].sum() / full[1])
+            if weight > 0.3:
+                shares = a[:, n] / a[:, n].sum()
+                errors.append(weight * (shares @ curve - (b[:, n] @ AT) / b[:, n].sum()) ** 2)
+                scale.append(weight * (shares**2).sum())
+        bends = [(curve[k - 1] - 2 * curve[k] + curve[k + 1]) ** 2 for k in range(1, KNOTS - 1)]
+        return sum(errors) + 0.01 * sum(scale) / KNOTS * sum(bends)
+
+    curve = contrast_curve(source, target)
+    assert curve[0] == -1
+    assert np.abs(curve).max() <= 1
+    best = cost(curve)
+    for knot in range(1, KNOTS):
+        for change in (-0.05, 0.05):
+            other = curve.copy()
+            other[knot] = np.clip(other[knot] + change, -1, 1)
+            assert cost(other) >= best - 1e-9, knot
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from([(3, 0, 5), (0, 7, 1)]))
+def test_regions_hold_every_voxel_and_its_value_wherever_the_body_lies(seed: int, shift: tuple[int, int, int]) -> None:
+    volume = head(seed, size=24)
+    found = regional_values([volume])
+    inside = volume[volume > -1].clip(-1, 1)
+    assert AT @ found.reshape(KNOTS, -1).sum(1) / found.sum() == pytest.approx(float(inside.mean()), abs=0.01)
+    moved = np.pad(volume, [(n, 4) for n in shift], constant_values=-1)
+    np.testing.assert_allclose(regional_values([moved]), found, atol=1e-12)
+    np.testing.assert_allclose(regional_values([volume, moved]), 2 * found, atol=1e-12)
+
+
+def test_voxels_of_another_size_say_the_same() -> None:
+    """Twice as many voxels along an axis: the same regions, but for the edges of cells."""
+    volume = head(3)
+    fine = volume.repeat(2, axis=0)
+    one, two = regional_values([volume]), regional_values([fine])
+    assert float(np.abs(one - two).sum() / one.sum()) < 0.05
+
+
+def test_bodies_that_share_no_region_are_refused() -> None:
+    empty = np.full((8, 8, 8), -1, np.float32)
+    with pytest.raises(ScanError, match=r"loss\.contrast: only 0 regions .* 48 are needed"):
+        contrast_curve(regional_values([head(0)]), regional_values([empty]))
+
+
+def test_the_step_holds_what_is_made_to_the_curve_and_less_so_each_time() -> None:
+    torch.manual_seed(0)
+    sizes = {"in_channels": 1, "out_channels": 1, "ndim": 2, "filters": 4, "blocks": 1}
+    nets = [build_generator("resnet", **sizes) for _ in "ab"]
+    nets += [build_discriminator("patchgan", channels=1, ndim=2, filters=4, layers=1) for _ in "ab"]
+    gan = CycleGAN(*nets)
+    gan.take_contrast_curves([other_contrast(AT), -AT])
+    a, b = (torch.rand(1, 1, 16, 16) * 2 - 1 for _ in "ab")
+    with torch.no_grad():
+        made_b, made_a = nets[0](a).numpy(), nets[1](b).numpy()
+    guess = np.interp(a.numpy(), AT, other_contrast(AT))
+    loss = LossSettings(identity=0, cycle=0, contrast=ContrastSettings(weight=8, steps=4))
+    found = training_step(gan, a, b, loss)
+    assert float(found["contrast_b"]) == pytest.approx(np.abs(made_b - guess).mean(), rel=1e-4)
+    assert float(found["contrast_a"]) == pytest.approx(np.abs(made_a + b.numpy()).mean(), rel=1e-4)
+    for step, share in ((1, 0.75), (2, 0.5), (4, 0.0), (9, 0.0)):
+        gan.step = step
+        before_step(gan, 1, loss)
+        found = training_step(gan, a, b, loss)
+        adversarial = float(found["adversarial_a"] + found["adversarial_b"])
+        guided = 8 * share * float(found["contrast_a"] + found["contrast_b"])
+        assert float(found["generator"]) == pytest.approx(adversarial + guided, rel=1e-4)
+
+
+CONFIG = """
+domains:
+  a: {{name: t1, path: {folder}/t1, modality: mr}}
+  b: {{name: flair, path: {folder}/flair, modality: mr}}
+prepare: {{cache: {folder}/cache, workers: 1, percentiles: [0, 100]}}
+sample: {{size: [16, 16]}}
+model: {{generator: {{filters: 4, blocks: 1}}, discriminator: {{filters: 4, layers: 1}}}}
+loss: {{identity: 0, contrast: {{weight: 10, steps: 2}}}}
+train: {{epochs: 1, decay_epochs: 1, samples_per_epoch: 2, precision: fp32, validation: 0}}
+"""
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import nibabel as nib
+
+    folder = tmp_path_factory.mktemp("scans")
+    for n in range(4):
+        plain = head(n, size=24)
+        for name, values in (("t1", plain), ("flair", np.where(plain > -1, other_contrast(plain), -1))):
+            (folder / name).mkdir(exist_ok=True)
+            image = nib.Nifti1Image((500 * (values + 1)).astype(np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))
+            nib.save(image, folder / name / f"p{n}.nii.gz")
+    (folder / "c.yaml").write_text(CONFIG.format(folder=folder))
+    return folder
+
+
+def test_a_run_starts_from_the_curves_and_its_card_shows_them(scans: Path, tmp_path: Path) -> None:
+    outcome = train(load_config(scans / "c.yaml", []), tmp_path / "run", console=Console(quiet=True))
+    assert outcome.finished
+    card = (tmp_path / "run" / "MODEL_CARD.md").read_text()
+    line = next(line for line in card.splitlines() if "First guess of t1 to flair" in line)
+    values = [float(value) for value in line.partition(": ")[2].split(", ")]
+    assert len(values) == KNOTS
+    grey, white = np.interp([0.1, 0.7], AT, values)
+    assert grey > white + 0.1  # as in FLAIR, not as in T1
+    assert "contrast (weight 10.0, steps 2)" in card
+    columns = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"contrast_a", "contrast_b"} <= set(columns)
+
+
+def test_without_a_weight_nothing_is_measured(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contrast, "regional_values", lambda volumes: pytest.fail("measured"))
+    assert contrast_curves(load_config(scans / "c.yaml", ["loss.contrast.weight=0"]), {}) is None
+
+
+def test_scans_of_several_channels_are_refused(scans: Path) -> None:
+    class Several:
+        channels = 2
+
+    class Two:
+        training, domain = [Several()], load_config(scans / "c.yaml", []).domains.a
+
+    with pytest.raises(ConfigError, match=r"one channel, and those of domains\.a \(t1\) have 2"):
+        contrast_curves(load_config(scans / "c.yaml", []), {"a": Two(), "b": Two()})  # type: ignore[dict-item]
+
+
+def test_it_needs_bodies(scans: Path) -> None:
+    with pytest.raises(ConfigError, match=r"loss\.contrast needs the body"):
+        load_config(scans / "c.yaml", ["prepare.foreground=false"])
