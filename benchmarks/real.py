@@ -213,10 +213,9 @@ def one_patient(
 def by_curve(config: Config, patient: Path) -> Volume:
     """FLAIR of a patient's T1 by the contrast curve of the training scans, which no pair has gone into."""
     cohorts = prepare_domains(config, None, print)
-    curves = contrast_curves(config, cohorts)
-    assert curves is not None, "loss.contrast is off"
+    curve = contrast_curves(config, cohorts)[0].values
     prepared = cohorts["a"].preparation(read_volume(patient / "T1.nii.gz"))
-    values = np.interp(prepared.array, np.linspace(-1, 1, len(curves[0])), curves[0]).astype(np.float32)
+    values = np.interp(prepared.array, np.linspace(-1, 1, len(curve)), curve).astype(np.float32)
     return cohorts["b"].preparation.restore(values, prepared.state)
 
 

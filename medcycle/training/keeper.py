@@ -26,6 +26,7 @@ from medcycle.training.calibration import calibrated
 from medcycle.training.card import CARD, digest, last_figures, model_card, whose_scans
 from medcycle.training.checkpoint import save_checkpoint
 from medcycle.training.cohorts import Cohort, Pairs, samples_as_translated
+from medcycle.training.contrast import ContrastCurve
 from medcycle.training.pairs import PairedErrors
 from medcycle.training.preview import Plane, preview
 from medcycle.training.runtime import Processes
@@ -60,9 +61,10 @@ class Keeper:
         *,
         custom: bool,
         pairs: Pairs | None = None,
+        curves: Sequence[ContrastCurve] = (),
     ) -> None:
         self.run, self.config, self.gan, self.cohorts, self.digest = run, config, gan, cohorts, digest
-        self.process, self.custom, self.pairs = process, custom, pairs
+        self.process, self.custom, self.pairs, self.curves = process, custom, pairs, curves
         self._calibrated: tuple[int, tuple[nn.Module, nn.Module]] | None = None  # of which step
         self.agreements: dict[str, dict[str, Any] | None] = {}  # of the models written last, by their source
         preparations = cohorts["a"].preparation, cohorts["b"].preparation
@@ -267,10 +269,11 @@ class Keeper:
             "medcycle": medcycle.__version__,
         }
         names = {key: cohort.domain.name for key, cohort in self.cohorts.items()}
-        if self.config.loss.contrast.weight:
-            for (source, target), curve in zip(DIRECTIONS, self.gan.contrast_curves, strict=True):
-                values = ", ".join(f"{value:.2f}" for value in curve.tolist())
-                facts[f"First guess of {names[source]} to {names[target]} (values from -1 to 1 become)"] = values
+        for (source, target), curve in zip(DIRECTIONS, self.curves, strict=False):
+            facts[f"Contrast curve, {names[source]} to {names[target]}"] = (
+                f"explains {curve.explained:.0%} of what regions of the body differ by; values from -1 to 1 become "
+                + ", ".join(f"{value:.2f}" for value in curve.values)
+            )
         if self.config.train.calibrate:
             curves = [
                 f"{names[source]} to {names[target]}"

@@ -128,6 +128,7 @@ def train(
         sampler = with_pairs(config, unpaired, pairs)
         digest = data_digest(cohorts, pairs)
         curves = contrast_curves(config, cohorts)
+        names = {key: cohort.domain.name for key, cohort in cohorts.items()}
 
         # --- State
         channels = unpaired.channels
@@ -142,8 +143,8 @@ def train(
         )
         like = functools.partial(make, device=torch.device("cpu"))  # to be measured, without content
         gan = make(device=device)
-        if curves:
-            gan.take_contrast_curves(curves)
+        for held, curve in zip(gan.contrast_curves, curves, strict=False):
+            held.copy_(torch.as_tensor(curve.values))
         random = random_state(device)
         memory = choose(config, gan, like, channels, side_threads(config, gan, threads))
         set_random_state(random, device)  # measuring has built other networks
@@ -173,13 +174,23 @@ def train(
         )
         say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
         say(memory.sentence())
+        for curve, way in zip(curves, ("{a} to {b}", "{b} to {a}"), strict=False):
+            say(curve.sentence(way.format(**names)), style=None if curve.trusted else "yellow")
 
         # --- Steps
         keeper = Keeper(
-            run, config, gan, cohorts, digest, fixed_sampler, process, custom=make_generator is not None, pairs=pairs
+            run,
+            config,
+            gan,
+            cohorts,
+            digest,
+            fixed_sampler,
+            process,
+            custom=make_generator is not None,
+            pairs=pairs,
+            curves=curves,
         )
         say(keeper.sentence())
-        names = {key: cohort.domain.name for key, cohort in cohorts.items()}
         watch = Watch(names, keeper.prefix, config.loss.adversarial, tell=functools.partial(say, style="bold red"))
         began = time.monotonic()
         step = Stepper(

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd as _Dropout
@@ -116,7 +114,7 @@ class CycleGAN:
         self.average_b_to_a = copy.deepcopy(b_to_a).requires_grad_(False) if ema else b_to_a
         self.ramp = torch.ones((), device=self.device)  # share of the structure losses' weights
         self.first_guess = torch.ones((), device=self.device)  # share of the contrast loss's weight
-        # What the values `knots` become from A to B and from B to A; as they are until they are told.
+        # What the values `knots` become from A to B and from B to A, filled in place; as they are until then.
         self.knots = torch.linspace(-1, 1, KNOTS, device=self.device)
         self.contrast_curves = self.knots.clone(), self.knots.clone()
         self.draws = torch.zeros(PLACES, device=self.device)  # which places PatchNCE compares
@@ -161,11 +159,6 @@ class CycleGAN:
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
-
-    def take_contrast_curves(self, curves: Sequence[npt.ArrayLike]) -> None:
-        """From A to B and from B to A, as of :func:`medcycle.training.contrast.contrast_curves`; kept in place."""
-        for held, curve in zip(self.contrast_curves, curves, strict=True):
-            held.copy_(torch.as_tensor(np.asarray(curve, np.float32)))
 
     def update_average(self) -> None:
         """Moving average of the generators, faster in the first steps (Karras 2018, section 4.1; Yazici 2019)."""

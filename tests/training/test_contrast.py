@@ -49,15 +49,16 @@ def other_contrast(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def test_a_curve_that_rises_and_falls_is_found_in_other_patients() -> None:
     source = regional_values(head(seed) for seed in range(4))
     target = regional_values(np.where((h := head(seed)) > -1, other_contrast(h), -1) for seed in range(10, 14))
-    curve = contrast_curve(source, target)
+    curve, explained = contrast_curve(source, target)
+    assert explained > 0.8
     fluid, grey, white = np.interp([-0.7, 0.1, 0.7], AT, curve)
     assert [fluid, grey, white] == pytest.approx([-0.9, 0.6, 0.0], abs=0.2)
-    back = contrast_curve(target, source)
+    back = contrast_curve(target, source).values
     assert np.interp([-0.9, 0.6, 0.0], AT, back) == pytest.approx([-0.7, 0.1, 0.7], abs=0.35)
 
 
 def test_where_nothing_is_to_be_changed_the_curve_changes_little() -> None:
-    curve = contrast_curve(*(regional_values(head(seed) for seed in seeds) for seeds in ((0, 1, 2), (3, 4, 5))))
+    curve, _ = contrast_curve(*(regional_values(head(seed) for seed in seeds) for seeds in ((0, 1, 2), (3, 4, 5))))
     assert np.interp([-0.7, 0.1, 0.7], AT, curve) == pytest.approx([-0.7, 0.1, 0.7], abs=0.2)
 
 
@@ -79,7 +80,7 @@ def test_no_other_curve_within_its_limits_explains_the_means_better() -> None:
         bends = [(curve[k - 1] - 2 * curve[k] + curve[k + 1]) ** 2 for k in range(1, KNOTS - 1)]
         return sum(errors) + 0.01 * sum(scale) / KNOTS * sum(bends)
 
-    curve = contrast_curve(source, target)
+    curve = contrast_curve(source, target).values
     assert curve[0] == -1
     assert np.abs(curve).max() <= 1
     best = cost(curve)
@@ -110,6 +111,21 @@ def test_voxels_of_another_size_say_the_same() -> None:
     assert float(np.abs(one - two).sum() / one.sum()) < 0.05
 
 
+def test_what_does_not_explain_the_regions_is_told() -> None:
+    """A target whose regions have nothing to do with the source's tissue."""
+    source = regional_values([head(0)])
+    right = contrast_curve(source, regional_values([np.where(head(0) > -1, other_contrast(head(0)), -1)]))
+    assert right.trusted
+    assert right.sentence("t1 to flair").startswith(f"Contrast curve, t1 to flair: explains {right.explained:.0%} of")
+    assert "more scans" not in right.sentence("t1 to flair")
+    rng = np.random.default_rng(0)
+    blobs = np.repeat(np.repeat(np.repeat(rng.uniform(-0.9, 0.9, (6, 6, 6)), 8, 0), 8, 1), 8, 2)
+    wrong = contrast_curve(source, regional_values([np.where(head(1) > -1, blobs, -1).astype(np.float32)]))
+    assert wrong.explained < 0.3
+    assert not wrong.trusted
+    assert "Give both domains more scans, or set loss.contrast.weight=0" in wrong.sentence("t1 to flair")
+
+
 def test_bodies_that_share_no_region_are_refused() -> None:
     empty = np.full((8, 8, 8), -1, np.float32)
     with pytest.raises(ScanError, match=r"loss\.contrast: only 0 regions .* 48 are needed"):
@@ -122,7 +138,8 @@ def test_the_step_holds_what_is_made_to_the_curve_and_less_so_each_time() -> Non
     nets = [build_generator("resnet", **sizes) for _ in "ab"]
     nets += [build_discriminator("patchgan", channels=1, ndim=2, filters=4, layers=1) for _ in "ab"]
     gan = CycleGAN(*nets)
-    gan.take_contrast_curves([other_contrast(AT), -AT])
+    for held, curve in zip(gan.contrast_curves, (other_contrast(AT), -AT), strict=True):
+        held.copy_(torch.as_tensor(curve))
     a, b = (torch.rand(1, 1, 16, 16) * 2 - 1 for _ in "ab")
     with torch.no_grad():
         made_b, made_a = nets[0](a).numpy(), nets[1](b).numpy()
@@ -171,8 +188,8 @@ def test_a_run_starts_from_the_curves_and_its_card_shows_them(scans: Path, tmp_p
     outcome = train(load_config(scans / "c.yaml", []), tmp_path / "run", console=Console(quiet=True))
     assert outcome.finished
     card = (tmp_path / "run" / "MODEL_CARD.md").read_text()
-    line = next(line for line in card.splitlines() if "First guess of t1 to flair" in line)
-    values = [float(value) for value in line.partition(": ")[2].split(", ")]
+    line = next(line for line in card.splitlines() if "Contrast curve, t1 to flair" in line)
+    values = [float(value) for value in line.partition(" become ")[2].split(", ")]
     assert len(values) == KNOTS
     grey, white = np.interp([0.1, 0.7], AT, values)
     assert grey > white + 0.1  # as in FLAIR, not as in T1
@@ -183,7 +200,7 @@ def test_a_run_starts_from_the_curves_and_its_card_shows_them(scans: Path, tmp_p
 
 def test_without_a_weight_nothing_is_measured(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contrast, "regional_values", lambda volumes: pytest.fail("measured"))
-    assert contrast_curves(load_config(scans / "c.yaml", ["loss.contrast.weight=0"]), {}) is None
+    assert contrast_curves(load_config(scans / "c.yaml", ["loss.contrast.weight=0"]), {}) == []
 
 
 def test_scans_of_several_channels_are_refused(scans: Path) -> None:
