@@ -69,6 +69,8 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     ),
     "and the outline": ("mri2ct.yaml", ["loss.structure.outline=1"]),
     "and loss.values": ("mri2ct.yaml", ["loss.values=0.25"]),
+    "without identity": ("mri2ct.yaml", ["loss.identity=0"]),
+    "contrast curve, without identity": ("mri2ct.yaml", ["loss.identity=0", "loss.contrast.weight=50"]),
     "relative position": ("mri2ct.yaml", ["model.generator.position=true"]),
     "resnet": ("mri2ct.yaml", [RESNET]),
     "resnet with self-attention": ("mri2ct.yaml", [RESNET, "model.generator.attention=true"]),

@@ -5,9 +5,10 @@ and their lesions), which are not part of this repository. The classic model and
 train with the same sizes and steps, unpaired, and are scored on other patients.
 
 Of open-ms, the T1 and the FLAIR to train on are of one patient, and the other is tested. "pair" is told so besides;
-"apart" is "new" on T1 of the tested patient and FLAIR of the other, so that no patient is in both domains. Two lines
-have no network: "curve" is the first guess that mr2mr.yaml begins with (`loss.contrast`), and "told" the best function
-of the values of T1, fitted to the tested patient's own FLAIR: all that T1 says of FLAIR without its place.
+"classic-apart" and "apart" (the new one) train on T1 of the tested patient and FLAIR of the other, so that no patient
+is in both domains. Two lines have no network: "curve" is the first guess that mr2mr.yaml begins with (`loss.contrast`),
+and "told" the best function of the values of T1, fitted to the tested patient's own FLAIR: all that T1 says of FLAIR
+without its place.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ SIZES = [
 CLASSIC = ("classic.yaml", [RESNET])
 MODELS = {
     "harvard": {"classic": CLASSIC, "new": ("mri2ct.yaml", [UNET])},
-    "open-ms": {"classic": CLASSIC} | dict.fromkeys(("new", "apart", "pair"), ("mr2mr.yaml", [UNET])),
+    "open-ms": dict.fromkeys(("classic", "classic-apart"), CLASSIC)
+    | dict.fromkeys(("new", "apart", "pair"), ("mr2mr.yaml", [UNET])),
 }
 UNTRAINED = ("curve", "told")  # of open-ms
 
@@ -193,7 +195,7 @@ def one_patient(
     config, own = MODELS["open-ms"]["new" if model in UNTRAINED else model]
     (trained,) = (patient for patient in PATIENTS if patient != tested)
     run = work / named(f"open-ms-{model}-tested-{tested}", seed)
-    t1, flair = data / (tested if model == "apart" else trained) / "T1.nii.gz", data / trained / "FLAIR.nii.gz"
+    t1, flair = data / (tested if model.endswith("apart") else trained) / "T1.nii.gz", data / trained / "FLAIR.nii.gz"
     settings = settings_of(run, steps, ("t1", t1, "mr"), ("flair", flair, "mr"))
     settings += ["prepare.spacing=[1, 1, 1]", "sample.size=[96, 96]", *own, *more, *of_seed(seed)]
     if model == "pair":
@@ -271,7 +273,7 @@ def main() -> None:
             options.work,
             model,
             options.steps,
-            [] if model == "classic" else options.set,
+            [] if model.startswith("classic") else options.set,
             seed,
         )
         for name in options.only
