@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -186,7 +187,9 @@ def step_bytes(
     counter = LiveBytes()
     try:
         with FakeTensorMode():
-            gan = make()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's, of a moving average: copies of tensors without content
+                gan = make()
             set_checkpointing(gan, checkpointing)
             # On the CPU's fake tensors all is the same size as on a GPU's.
             images = [torch.empty((count, c, *size)) for c in channels]

@@ -14,7 +14,7 @@ import medcycle.training.memory as memory
 from medcycle.config import Config
 from medcycle.training.memory import MemoryPlan, choose, plans, set_checkpointing, settings_that_fit, step_bytes
 from medcycle.training.setup import build_gan
-from medcycle.training.step import CycleGAN, LossSettings, generator_losses
+from medcycle.training.step import ContrastSettings, CycleGAN, LossSettings, generator_losses
 
 CPU = torch.device("cpu")
 
@@ -80,6 +80,16 @@ def test_two_directions_at_once_need_twice_the_inner_values() -> None:
     make = maker(make_config([128, 128]))
     one, two = (step_bytes(make, False, (1, (1, 1), (128, 128)), flag) or 0 for flag in (False, True))
     assert 1.5 * one < two < 2 * one
+
+
+def test_what_a_step_takes_is_counted_with_every_loss_and_average_and_without_a_warning(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    make = maker(make_config([64, 64], ema=0.9))
+    loss = LossSettings(contrast=ContrastSettings(weight=50.0))
+    plain, guided = (step_bytes(make, False, (1, (1, 1), (64, 64)), loss=one) or 0 for one in (LossSettings(), loss))
+    assert guided >= plain > 0
+    assert not recwarn.list
 
 
 def test_a_pair_needs_the_inner_values_of_one_more_image() -> None:
