@@ -202,14 +202,18 @@ def one_patient(
         settings.append(f"pairs={{path: [[{t1}, {flair}]]}}")
     minutes, made = 0.0, run / "flair.nii.gz"
     if model in UNTRAINED:
-        given = data / tested
-        image = by_curve(load_config(config, settings), given) if model == "curve" else by_values(given)
+        image = by_curve(load_config(config, settings), data / tested) if model == "curve" else by_values(data / tested)
         made.unlink(missing_ok=True)
         write_volume(image, made)
     else:
         minutes = run_training(config, run, settings)
         Translator.load(run, to="flair").file(data / tested / "T1.nii.gz", made)
-    return {"minutes": minutes} | ms_score(data, tested, made, run.with_suffix(".png"))
+    found = {"minutes": minutes} | ms_score(data, tested, made, run.with_suffix(".png"))
+    if model in ("curve", "apart"):  # of the regions, as the training says
+        wanted = load_config(config, settings)
+        curve = contrast_curves(wanted, prepare_domains(wanted, None, print))[0]
+        found["explained"] = curve.explained
+    return found
 
 
 def by_curve(config: Config, patient: Path) -> Volume:
@@ -273,7 +277,7 @@ def main() -> None:
             options.work,
             model,
             options.steps,
-            [] if model.startswith("classic") else options.set,
+            options.set if model in ("new", "apart", "pair") else [],
             seed,
         )
         for name in options.only

@@ -212,7 +212,8 @@ class Contrast(Section):
     """At the first step; 0 switches it off. Needs `prepare.foreground`, and goes with loss.identity 0, which asks that
     the same values stay as they are."""
     steps: Count | None = None
-    """Steps over which the weight falls to 0; null: all of the training."""
+    """Steps over which the weight falls to 0; null: all of the training (where it is resumed with more
+    epochs: all of these)."""
 
 
 class Loss(Section):

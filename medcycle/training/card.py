@@ -138,7 +138,9 @@ def _preparation(cohort: Cohort) -> str:
 def _training(config: Config) -> dict[str, str]:
     size = " x ".join(map(str, config.sample.size))
     losses = config.loss.model_dump(exclude=set() if config.loss.adversarial == "wgan-gp" else {"gradient_penalty"})
-    losses |= {} if config.loss.contrast.weight else {"contrast": 0}
+    guess = config.loss.contrast
+    within = "by the end" if guess.steps is None else f"within {guess.steps} steps"
+    losses["contrast"] = f"{guess.weight:g} (falling to 0 {within})" if guess.weight else 0
     losses |= {} if config.pairs is None or config.pairs.path is None else {"pairs": config.pairs.weight}
     return {
         "Samples": f"{size} voxels" + (f", {config.sample.axes} planes" if len(config.sample.size) == 2 else ""),

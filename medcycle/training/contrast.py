@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from medcycle.config import Config
-from medcycle.data import Picture
 from medcycle.errors import ConfigError, ScanError
 from medcycle.training.cohorts import Cohort
 
 SCANS = 64  # of each domain that regions are measured on, spread over all
+VOXELS = 2**20  # of each, spread over its body
 KNOTS = 12  # of the curve, evenly from -1 to 1
 CELLS, REACH = 30, 1.25  # cells along an axis; the body reaches from -1 to 1
 WIDTH = 0.125  # standard deviation of a region: about 10 mm of a head
@@ -37,8 +37,8 @@ Array = npt.NDArray[np.float64]
 
 
 class ContrastCurve(NamedTuple):
-    """What the values `linspace(-1, 1, KNOTS)` become, from -1 to 1, and the share of the variance of the target's
-    regional means that this explains, at most 1.
+    """What the body's values `linspace(-1, 1, KNOTS)` become, from -1 to 1, and the share of the variance of the
+    target's regional means that this explains: of those that it was fitted to, so it tells a bad fit, not a good curve.
     """
 
     values: Array
@@ -72,7 +72,7 @@ def contrast_curves(config: Config, cohorts: Mapping[str, Cohort]) -> list[Contr
     regions = []
     for key in "ab":
         scans, name = cohorts[key].training, cohorts[key].domain.name
-        if isinstance(scans[0], Picture) or scans[0].channels > 1:
+        if scans[0].channels > 1:
             raise ConfigError(
                 f"loss.contrast: a curve of values is for scans of one channel, and those of domains.{key} ({name}) "
                 f"have {scans[0].channels}; set loss.contrast.weight=0"
@@ -101,11 +101,13 @@ def regional_values(volumes: Iterable[npt.NDArray[np.float32]]) -> Array:
     counts = np.zeros((KNOTS, CELLS**3))
     for volume in volumes:
         body = volume > -1
-        values = volume[body].astype(np.float64)
-        if not values.size:
+        chosen = np.flatnonzero(body)
+        chosen = chosen[:: -(-len(chosen) // VOXELS) or 1]
+        if not chosen.size:
             continue
+        values = volume[np.unravel_index(chosen, volume.shape)].astype(np.float64)
         cells = np.zeros(values.size, np.int64)
-        for along in np.nonzero(body):
+        for along in np.unravel_index(chosen, volume.shape):
             relative = (along - along.mean()) / max(np.sqrt(3) * along.std(), 0.5)
             cells = cells * CELLS + ((relative / REACH + 1) / 2 * CELLS).clip(0, CELLS - 1).astype(np.int64)
         above = (values.clip(-1, 1) + 1) / 2 * (KNOTS - 1)
@@ -121,7 +123,7 @@ def regional_values(volumes: Iterable[npt.NDArray[np.float32]]) -> Array:
 def contrast_curve(source: Array, target: Array) -> ContrastCurve:
     """The curve of the source's values whose regional means are most like the target's, by least squares.
 
-    Values outside the body, -1, stay -1; none leaves [-1, 1]; and the curve bends no more than it must.
+    No value leaves [-1, 1], and the curve bends no more than it must. It is one of the body; air stays air.
 
     Args:
         source: of :func:`regional_values`.
@@ -146,8 +148,7 @@ def contrast_curve(source: Array, target: Array) -> ContrastCurve:
     bends = np.sqrt(BEND * np.square(weighted).sum() / KNOTS) * np.diff(np.eye(KNOTS), 2, axis=0)
     rows = np.concatenate([weighted, bends])
     wanted = np.concatenate([np.sqrt(weights) * means, np.zeros(len(bends))])
-    # The first knot becomes -1; what it explains is taken off.
-    curve = np.concatenate([[-1.0], lsq_linear(rows[:, 1:], wanted + rows[:, 0], (-1, 1)).x])
+    curve = lsq_linear(rows, wanted, (-1, 1), method="bvls").x
     missed = np.average(np.square(shares @ curve - means), weights=weights)
     spread = np.average(np.square(means - np.average(means, weights=weights)), weights=weights)
-    return ContrastCurve(curve, float(1 - missed / max(spread, TINY)))
+    return ContrastCurve(curve, max(0.0, float(1 - missed / spread)) if spread > TINY else 0.0)

@@ -64,7 +64,7 @@ class Keeper:
         curves: Sequence[ContrastCurve] = (),
     ) -> None:
         self.run, self.config, self.gan, self.cohorts, self.digest = run, config, gan, cohorts, digest
-        self.process, self.custom, self.pairs, self.curves = process, custom, pairs, curves
+        self.process, self.custom, self.pairs, self.contrast_curves = process, custom, pairs, curves
         self._calibrated: tuple[int, tuple[nn.Module, nn.Module]] | None = None  # of which step
         self.agreements: dict[str, dict[str, Any] | None] = {}  # of the models written last, by their source
         preparations = cohorts["a"].preparation, cohorts["b"].preparation
@@ -269,7 +269,7 @@ class Keeper:
             "medcycle": medcycle.__version__,
         }
         names = {key: cohort.domain.name for key, cohort in self.cohorts.items()}
-        for (source, target), curve in zip(DIRECTIONS, self.curves, strict=False):
+        for (source, target), curve in zip(DIRECTIONS, self.contrast_curves, strict=False):
             facts[f"Contrast curve, {names[source]} to {names[target]}"] = (
                 f"explains {curve.explained:.0%} of what regions of the body differ by; values from -1 to 1 become "
                 + ", ".join(f"{value:.2f}" for value in curve.values)

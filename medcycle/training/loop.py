@@ -127,6 +127,8 @@ def train(
         unpaired, fixed_sampler = samplers(config, cohorts, device)
         sampler = with_pairs(config, unpaired, pairs)
         digest = data_digest(cohorts, pairs)
+        if config.loss.contrast.weight:
+            console.print("Fitting the contrast curves to the training scans")
         curves = contrast_curves(config, cohorts)
         names = {key: cohort.domain.name for key, cohort in cohorts.items()}
 

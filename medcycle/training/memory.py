@@ -108,7 +108,7 @@ def choose(
     filters = max(config.model.generator.filters, config.model.discriminator.filters)
     if _MOST * math.prod(config.sample.size) * filters * batch < free * SHARE:
         return replace(allowed[0], free=free)
-    loss = loss_settings(config)
+    loss = loss_settings(config, total=1)
     for plan in allowed:
         samples = plan.microbatch or batch, channels, config.sample.size
         needed = step_bytes(make, plan.checkpointing, samples, plan.sides > 0, loss)
@@ -125,7 +125,7 @@ def settings_that_fit(
     """After a plan has run out of memory: what to set instead, with what each setting would take."""
     batch, free = _share(config, gan)
     free = plan.free or free
-    size, loss = tuple(config.sample.size), loss_settings(config)
+    size, loss = tuple(config.sample.size), loss_settings(config, total=1)
 
     def needs(checkpointing: bool, count: int, size: tuple[int, ...], side_by_side: bool = False) -> int | None:
         return step_bytes(make, checkpointing, (count, channels, size), side_by_side, loss)

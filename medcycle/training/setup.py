@@ -113,7 +113,7 @@ def _small(config: Config) -> bool:
     return math.prod(config.sample.size) * config.model.generator.filters < SMALL_WORK
 
 
-def loss_settings(config: Config, total: int = 1) -> LossSettings:
+def loss_settings(config: Config, total: int) -> LossSettings:
     """The losses' section as plain values, of a training of so many steps."""
     settings = config.loss.model_dump()
     structure = StructureSettings(**settings["structure"], planes=config.sample.planes)

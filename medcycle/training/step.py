@@ -252,7 +252,9 @@ def training_step(
 
 
 def before_step(gan: CycleGAN, batch: int, loss: LossSettings) -> None:
-    """What is decided on the CPU: which earlier images the discriminators will see, how much the structure counts."""
+    """What is decided on the CPU: which earlier images the discriminators will see, how much structure and first
+    guess count.
+    """
     gan.ramp.fill_(loss.structure.ramp(gan.step))
     gan.first_guess.fill_(loss.contrast.share(gan.step))
     if gan.projections:
@@ -377,6 +379,7 @@ def generator_losses(
         total = total + loss.values * gan.ramp * losses[f"values_{target}"]
     if loss.contrast.weight:
         guess = piecewise_linear(real, gan.knots, gan.contrast_curves[0 if a_to_b else 1])
+        guess = torch.where(real > -1, guess, -1.0)  # air stays air
         losses[f"contrast_{target}"] = l1(fake, guess, inside)
         total = total + loss.contrast.weight * gan.first_guess * losses[f"contrast_{target}"]
     if mask is not None:

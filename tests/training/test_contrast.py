@@ -16,8 +16,10 @@ from rich.console import Console
 from medcycle.config import load_config
 from medcycle.errors import ConfigError, ScanError
 from medcycle.networks import build_discriminator, build_generator
-from medcycle.training import contrast
+from medcycle.training import contrast, loop
+from medcycle.training.cohorts import prepare_domains
 from medcycle.training.contrast import KNOTS, contrast_curve, contrast_curves, regional_values
+from medcycle.training.graph import Stepper
 from medcycle.training.loop import train
 from medcycle.training.step import ContrastSettings, CycleGAN, LossSettings, before_step, training_step
 
@@ -81,10 +83,9 @@ def test_no_other_curve_within_its_limits_explains_the_means_better() -> None:
         return sum(errors) + 0.01 * sum(scale) / KNOTS * sum(bends)
 
     curve = contrast_curve(source, target).values
-    assert curve[0] == -1
     assert np.abs(curve).max() <= 1
     best = cost(curve)
-    for knot in range(1, KNOTS):
+    for knot in range(KNOTS):
         for change in (-0.05, 0.05):
             other = curve.copy()
             other[knot] = np.clip(other[knot] + change, -1, 1)
@@ -111,6 +112,21 @@ def test_voxels_of_another_size_say_the_same() -> None:
     assert float(np.abs(one - two).sum() / one.sum()) < 0.05
 
 
+def test_what_is_darkest_may_become_brightest() -> None:
+    """T1 to T2: fluid, next to air's value in one, is the brightest in the other."""
+
+    def dark(volume: Volume) -> Volume:
+        return np.where(volume > -1, np.interp(volume, [-0.7, 0.1, 0.7], [-0.95, 0.1, 0.7]), -1).astype(np.float32)
+
+    def t2(volume: Volume) -> Volume:
+        return np.where(volume > -1, np.interp(volume, [-0.7, 0.1, 0.7], [0.9, 0.0, -0.4]), -1).astype(np.float32)
+
+    source, target = (regional_values(f(head(n)) for n in m) for f, m in ((dark, range(4)), (t2, range(10, 14))))
+    curve = contrast_curve(source, target)
+    assert curve.trusted
+    assert np.interp([-0.95, 0.1, 0.7], AT, curve.values) == pytest.approx([0.9, 0.0, -0.4], abs=0.25)
+
+
 def test_what_does_not_explain_the_regions_is_told() -> None:
     """A target whose regions have nothing to do with the source's tissue."""
     source = regional_values([head(0)])
@@ -124,6 +140,26 @@ def test_what_does_not_explain_the_regions_is_told() -> None:
     assert wrong.explained < 0.3
     assert not wrong.trusted
     assert "Give both domains more scans, or set loss.contrast.weight=0" in wrong.sentence("t1 to flair")
+
+
+def test_a_target_without_contrast_explains_nothing() -> None:
+    even = np.where(head(1) > -1, np.float32(0.2), -1)
+    assert contrast_curve(regional_values([head(0)]), regional_values([even])).explained == 0
+
+
+def test_only_the_body_counts_where_that_is_asked() -> None:
+    torch.manual_seed(0)
+    sizes = {"in_channels": 1, "out_channels": 1, "ndim": 2, "filters": 4, "blocks": 1}
+    nets = [build_generator("resnet", **sizes) for _ in "ab"]
+    nets += [build_discriminator("patchgan", channels=1, ndim=2, filters=4, layers=1) for _ in "ab"]
+    image = torch.full((1, 1, 16, 16), -1.0)
+    image[..., 4:12, 4:12] = 0.5
+    with torch.no_grad():
+        made = nets[0](image)[..., 4:12, 4:12]
+    found = training_step(
+        CycleGAN(*nets), image, image, LossSettings(body_only=True, contrast=ContrastSettings(weight=1))
+    )
+    assert float(found["contrast_b"]) == pytest.approx(float((made - 0.5).abs().mean()), rel=1e-3)
 
 
 def test_bodies_that_share_no_region_are_refused() -> None:
@@ -141,13 +177,15 @@ def test_the_step_holds_what_is_made_to_the_curve_and_less_so_each_time() -> Non
     for held, curve in zip(gan.contrast_curves, (other_contrast(AT), -AT), strict=True):
         held.copy_(torch.as_tensor(curve))
     a, b = (torch.rand(1, 1, 16, 16) * 2 - 1 for _ in "ab")
+    a[..., :4], b[..., :4] = -1, -1  # air, which stays air
     with torch.no_grad():
         made_b, made_a = nets[0](a).numpy(), nets[1](b).numpy()
-    guess = np.interp(a.numpy(), AT, other_contrast(AT))
+    guess_b = np.where(a > -1, np.interp(a.numpy(), AT, other_contrast(AT)), -1)
+    guess_a = np.where(b > -1, -b.numpy(), -1)
     loss = LossSettings(identity=0, cycle=0, contrast=ContrastSettings(weight=8, steps=4))
     found = training_step(gan, a, b, loss)
-    assert float(found["contrast_b"]) == pytest.approx(np.abs(made_b - guess).mean(), rel=1e-4)
-    assert float(found["contrast_a"]) == pytest.approx(np.abs(made_a + b.numpy()).mean(), rel=1e-4)
+    assert float(found["contrast_b"]) == pytest.approx(np.abs(made_b - guess_b).mean(), rel=1e-4)
+    assert float(found["contrast_a"]) == pytest.approx(np.abs(made_a - guess_a).mean(), rel=1e-4)
     for step, share in ((1, 0.75), (2, 0.5), (4, 0.0), (9, 0.0)):
         gan.step = step
         before_step(gan, 1, loss)
@@ -184,16 +222,37 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_starts_from_the_curves_and_its_card_shows_them(scans: Path, tmp_path: Path) -> None:
+def test_a_run_starts_from_the_curves_and_its_card_shows_them(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[npt.NDArray[np.float32]] = []
+    totals = []
+
+    def stepper(gan: CycleGAN, loss: LossSettings, *rest: Any, **more: Any) -> Stepper:
+        held.extend(curve.numpy().copy() for curve in gan.contrast_curves)
+        totals.append(loss.contrast.steps)
+        return Stepper(gan, loss, *rest, **more)
+
+    monkeypatch.setattr(loop, "Stepper", stepper)
     outcome = train(load_config(scans / "c.yaml", []), tmp_path / "run", console=Console(quiet=True))
     assert outcome.finished
+    train(load_config(scans / "c.yaml", ["loss.contrast.steps=null"]), tmp_path / "all", console=Console(quiet=True))
+    assert totals == [2, 4]
+    del held[2:]
     card = (tmp_path / "run" / "MODEL_CARD.md").read_text()
     line = next(line for line in card.splitlines() if "Contrast curve, t1 to flair" in line)
     values = [float(value) for value in line.partition(" become ")[2].split(", ")]
     assert len(values) == KNOTS
     grey, white = np.interp([0.1, 0.7], AT, values)
     assert grey > white + 0.1  # as in FLAIR, not as in T1
-    assert "contrast (weight 10.0, steps 2)" in card
+    assert "contrast 10 (falling to 0 within 2 steps)" in card
+    run = load_config(tmp_path / "run" / "config.yaml", [])
+    curves = contrast_curves(run, prepare_domains(run, None, print))
+    # The generators that the run begins with, held to its curves; with identity curves they were held elsewhere.
+    assert len(held) == 2
+    for mine, curve in zip(held, curves, strict=True):
+        np.testing.assert_allclose(mine, curve.values, atol=1e-6)
+    assert not np.allclose(held[0], held[1], atol=0.05)
     columns = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0].split(",")
     assert {"contrast_a", "contrast_b"} <= set(columns)
 

@@ -74,7 +74,7 @@ def test_every_kind_is_here() -> None:
 )
 def test_trains_is_measured_and_read_back(generator: str, discriminator: str, ndim: int, tmp_path: Path) -> None:
     config = make_config(generator, discriminator, ndim)
-    gan, loss = make_gan(config), loss_settings(config)
+    gan, loss = make_gan(config), loss_settings(config, 1)
     assert type(gan.a_to_b) is GENERATORS[generator]
     assert type(gan.discriminator_a) is DISCRIMINATORS[discriminator]
     assert gan.deterministic
@@ -106,7 +106,7 @@ def test_both_directions_at_once_give_the_same_bits(generator: str) -> None:
     one, two = make_gan(config), make_gan(config)
     two.both = SideBySide(1)
     for a, b in samples(4, 2, batch=2):
-        expected, found = (training_step(gan, a, b, loss_settings(config), 1) for gan in (one, two))
+        expected, found = (training_step(gan, a, b, loss_settings(config, 1), 1) for gan in (one, two))
         assert {name: float(value) for name, value in expected.items()} == {n: float(v) for n, v in found.items()}
 
 
@@ -119,7 +119,7 @@ def test_parts_of_a_batch_and_checkpointing_change_nothing(generator: str) -> No
         gan = make_gan(config)
         set_checkpointing(gan, checkpointing)
         for a, b in samples(2, 2, batch=3):
-            values = training_step(gan, a, b, loss_settings(config), microbatch)
+            values = training_step(gan, a, b, loss_settings(config, 1), microbatch)
         runs.append(values)
     for name, value in runs[0].items():
         torch.testing.assert_close(runs[1][name], value, rtol=1e-3, atol=1e-4, msg=name)
@@ -130,12 +130,12 @@ def test_a_resumed_state_goes_on_bit_for_bit() -> None:
     one, two = make_gan(config), make_gan(config)
     data = samples(4, 2)
     for a, b in data[:2]:
-        training_step(one, a, b, loss_settings(config))
+        training_step(one, a, b, loss_settings(config, 1))
     two.load_state_dict(copy.deepcopy(one.state_dict()))
     two.pool_a.load_state_dict(one.pool_a.state_dict())
     two.pool_b.load_state_dict(one.pool_b.state_dict())
     for a, b in data[2:]:
-        found = [training_step(gan, a, b, loss_settings(config)) for gan in (one, two)]
+        found = [training_step(gan, a, b, loss_settings(config, 1)) for gan in (one, two)]
     assert {n: float(v) for n, v in found[0].items()} == {n: float(v) for n, v in found[1].items()}
 
 
@@ -146,7 +146,8 @@ def test_the_masks_mean_is_that_of_what_is_translated() -> None:
     with torch.no_grad():
         expected = gan.a_to_b.with_mask(a)[1].mean()  # type: ignore[operator]
     with_mask, without = (
-        training_step(copy.deepcopy(gan), a, b, loss_settings(c)) for c in (config, make_config("masked", mask=0, r1=0))
+        training_step(copy.deepcopy(gan), a, b, loss_settings(c, 1))
+        for c in (config, make_config("masked", mask=0, r1=0))
     )
     torch.testing.assert_close(with_mask["mask_b"], expected)
     assert "mask_b" not in without
@@ -160,7 +161,7 @@ def test_a_heavy_mask_loss_closes_the_mask() -> None:
     gan = make_gan(config)
     gan.set_learning_rate(5e-3)
     a, b = samples(1, 2)[0]
-    first, *_, last = (float(training_step(gan, a, b, loss_settings(config))["mask_b"]) for _ in range(30))
+    first, *_, last = (float(training_step(gan, a, b, loss_settings(config, 1))["mask_b"]) for _ in range(30))
     assert first > 0.4
     assert last < 0.1
 
@@ -170,7 +171,7 @@ def test_a_mask_loss_without_a_mask_is_refused() -> None:
         make_config("resnet", mask=0.1)
     gan = make_gan(make_config("unet"))
     with pytest.raises(TrainingError, match="a UnetGenerator has none"):
-        training_step(gan, *samples(1, 2)[0], loss_settings(make_config("masked")))
+        training_step(gan, *samples(1, 2)[0], loss_settings(make_config("masked"), 1))
 
 
 def test_a_sample_too_small_for_the_scales_is_refused() -> None:

@@ -57,7 +57,7 @@ def test_settings_reach_the_step_from_a_configuration() -> None:
             "loss": {"structure": {"mind": 2, "warm_up": 100}},
         }
     )
-    found = loss_settings(config).structure
+    found = loss_settings(config, 1).structure
     assert found == StructureSettings(mind=2, warm_up=100)
     assert [found.ramp(step) for step in (0, 50, 200)] == [0, 0.5, 1]
 
@@ -76,7 +76,7 @@ def small(size: tuple[int, ...], generator: str = "resnet", **loss: object) -> t
             "loss": loss,
         }
     )
-    return build_gan(config, (1, 1), torch.device("cpu"), "fp32"), loss_settings(config)
+    return build_gan(config, (1, 1), torch.device("cpu"), "fp32"), loss_settings(config, 1)
 
 
 def scans(size: tuple[int, ...]) -> list[torch.Tensor]:
