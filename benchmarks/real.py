@@ -27,13 +27,13 @@ from PIL import Image
 
 from benchmarks.machine import keep
 from benchmarks.training import RESNET, UNET, run_training
-from medcycle.config import Config, load_config
+from medcycle.config import load_config
 from medcycle.evaluation.lesions import lesion_contrasts
 from medcycle.inference import Translator, translate_paths
 from medcycle.io import read_volume, write_volume
 from medcycle.prepare import find_foreground
-from medcycle.training.cohorts import prepare_domains
-from medcycle.training.contrast import contrast_curves
+from medcycle.training.cohorts import Cohort, prepare_domains
+from medcycle.training.setup import contrast_curves
 from medcycle.volume import Volume
 
 Array = npt.NDArray[Any]
@@ -153,31 +153,22 @@ def _means(rows: list[dict[str, float]]) -> dict[str, float]:
 # --- Both -------------------------------------------------------------------------------------------------------------
 
 
-def settings_of(run: Path, steps: int, a: tuple[str, Path, str], b: tuple[str, Path, str]) -> list[str]:
-    """Where the scans lie, as (name, path, modality) of both domains, and for how long to train."""
+def settings_of(run: Path, steps: int, seed: int, a: tuple[str, Path, str], b: tuple[str, Path, str]) -> list[str]:
+    """Where the scans lie, as (name, path, modality) of both domains, for how long to train, and the seed."""
     both = zip("ab", (a, b), strict=True)
     places = [f"domains.{key}={{name: {name}, path: {path}, modality: {what}}}" for key, (name, path, what) in both]
     epochs = steps // 100
     schedule = [f"train.epochs={epochs - epochs // 2}", f"train.decay_epochs={epochs // 2}"]
-    return [*places, f"prepare.cache={run.parent / 'cache'}", *schedule, *SIZES]
-
-
-def named(run: str, seed: int) -> str:
-    return f"{run}-seed-{seed}" if seed else run
-
-
-def of_seed(seed: int) -> list[str]:
-    return [f"train.seed={seed}"] if seed else []
+    return [*places, f"prepare.cache={run.parent / 'cache'}", *schedule, f"train.seed={seed}", *SIZES]
 
 
 def harvard(data: Path, work: Path, model: str, steps: int, more: list[str], seed: int) -> dict[str, Any]:
     config, own = MODELS["harvard"][model]
-    scans, run = work / "harvard-scans", work / named(f"harvard-{model}", seed)
+    scans, run = work / "harvard-scans", work / f"harvard-{model}-{seed}"
     domains = ("mr", scans / "train" / "mr", "mr"), ("ct", scans / "train" / "ct", "ct")
-    settings = settings_of(run, steps, *domains)
+    settings = settings_of(run, steps, seed, *domains)
     # Slices lie too far apart for other planes.
     settings += ["prepare.spacing=[2, 2, null]", "sample.axes=axial", "sample.size=[112, 128]", *own, *more]
-    settings += of_seed(seed)
     minutes = run_training(config, run, settings)
     translate_paths(Translator.load(run, to="ct"), scans / "test" / "mr", run / "sct", overwrite=True)
     found = harvard_score(scans, run / "sct", run.with_suffix(".png"))
@@ -194,32 +185,29 @@ def one_patient(
 ) -> dict[str, float]:
     config, own = MODELS["open-ms"]["new" if model in UNTRAINED else model]
     (trained,) = (patient for patient in PATIENTS if patient != tested)
-    run = work / named(f"open-ms-{model}-tested-{tested}", seed)
+    run = work / f"open-ms-{model}-tested-{tested}-{seed}"
     t1, flair = data / (tested if model.endswith("apart") else trained) / "T1.nii.gz", data / trained / "FLAIR.nii.gz"
-    settings = settings_of(run, steps, ("t1", t1, "mr"), ("flair", flair, "mr"))
-    settings += ["prepare.spacing=[1, 1, 1]", "sample.size=[96, 96]", *own, *more, *of_seed(seed)]
+    settings = settings_of(run, steps, seed, ("t1", t1, "mr"), ("flair", flair, "mr"))
+    settings += ["prepare.spacing=[1, 1, 1]", "sample.size=[96, 96]", *own, *more]
     if model == "pair":
         settings.append(f"pairs={{path: [[{t1}, {flair}]]}}")
-    minutes, made = 0.0, run / "flair.nii.gz"
+    minutes, made, told = 0.0, run / "flair.nii.gz", {}
+    if model in ("curve", "apart"):
+        cohorts = prepare_domains(wanted := load_config(config, settings), None, print)
+        curve = contrast_curves(wanted, cohorts)[0]
+        told["explained"] = curve.explained  # of the regions, as the training says
     if model in UNTRAINED:
-        image = by_curve(load_config(config, settings), data / tested) if model == "curve" else by_values(data / tested)
+        image = by_curve(cohorts, curve.values, data / tested) if model == "curve" else by_values(data / tested)
         made.unlink(missing_ok=True)
         write_volume(image, made)
     else:
         minutes = run_training(config, run, settings)
         Translator.load(run, to="flair").file(data / tested / "T1.nii.gz", made)
-    found = {"minutes": minutes} | ms_score(data, tested, made, run.with_suffix(".png"))
-    if model in ("curve", "apart"):  # of the regions, as the training says
-        wanted = load_config(config, settings)
-        curve = contrast_curves(wanted, prepare_domains(wanted, None, print))[0]
-        found["explained"] = curve.explained
-    return found
+    return {"minutes": minutes} | ms_score(data, tested, made, run.with_suffix(".png")) | told
 
 
-def by_curve(config: Config, patient: Path) -> Volume:
+def by_curve(cohorts: dict[str, Cohort], curve: Array, patient: Path) -> Volume:
     """FLAIR of a patient's T1 by the contrast curve of the training scans, which no pair has gone into."""
-    cohorts = prepare_domains(config, None, print)
-    curve = contrast_curves(config, cohorts)[0].values
     prepared = cohorts["a"].preparation(read_volume(patient / "T1.nii.gz"))
     values = np.interp(prepared.array, np.linspace(-1, 1, len(curve)), curve).astype(np.float32)
     return cohorts["b"].preparation.restore(values, prepared.state)

@@ -49,6 +49,8 @@ class Config(Section):
             problems.append(f"loss.values {NEEDS_BODY}")
         if self.loss.contrast.weight and not self._bodies():
             problems.append(f"loss.contrast {NEEDS_BODY}")
+        if self.loss.contrast.weight and self.prepare.orientation is None:
+            problems.append("loss.contrast needs prepare.orientation, such as RAS: regions are told along the axes")
         if self.train.calibrate and not self._bodies():
             problems.append(f"train.calibrate {NEEDS_BODY}")
         if self.prepare.floor > -1 and not self._bodies():

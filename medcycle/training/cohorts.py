@@ -281,6 +281,11 @@ def samplers(
     return training, UnpairedSampler(*shown, foreground=1.0, seed=config.train.seed + 1, **settings)
 
 
+def spread(scans: Sequence[PreparedScan], most: int) -> list[PreparedScan]:
+    """So many of the scans at most, spread evenly over all."""
+    return [scans[int(n)] for n in np.unique(np.linspace(0, len(scans) - 1, most).round())]
+
+
 def samples_as_translated(
     config: Config, scans: Sequence[PreparedScan], count: int, *, axes: str | None = None, most: int = SCANS_MEASURED
 ) -> Iterator[Any]:
@@ -296,9 +301,8 @@ def samples_as_translated(
         most: scans, spread over all of them.
     """
     axes = axes or config.sample.axes
-    chosen = [scans[int(n)] for n in np.unique(np.linspace(0, len(scans) - 1, most).round())]
     names = tuple(AXES) if axes == ALL else (axes,)
-    views = [(scan.along(AXES[name]) if axes == ALL else scan, name) for scan in chosen for name in names]
+    views = [(scan.along(AXES[name]) if axes == ALL else scan, name) for scan in spread(scans, most) for name in names]
     for scan, name in views:
         size = config.sample.size
         if len(size) == 2:

@@ -11,29 +11,38 @@ the adversarial training goes on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from medcycle.config import Config
-from medcycle.errors import ConfigError, ScanError
-from medcycle.training.cohorts import Cohort
+from medcycle.errors import ScanError
 
-SCANS = 64  # of each domain that regions are measured on, spread over all
-VOXELS = 2**20  # of each, spread over its body
+VOXELS = 2**20  # of each scan, spread over its body
 KNOTS = 12  # of the curve, evenly from -1 to 1
 CELLS, REACH = 30, 1.25  # cells along an axis; the body reaches from -1 to 1
 WIDTH = 0.125  # standard deviation of a region: about 10 mm of a head
 FILLED = 0.3  # of the fullest region; emptier ones lie mostly outside the body
 FEWEST = 4 * KNOTS  # regions
-TINY = 1e-12
 BEND = 0.01  # weight of the curve's second differences
-
+TINY = 1e-12
 DOUBTFUL = 0.7  # explained; scans of the same patient explain 0.87 and 0.94, of two unlike ones 0.51 and 0.55
 
 Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ContrastSettings:
+    """How much the curve counts as a loss: its weight falls linearly to 0 within so many steps."""
+
+    weight: float = 0.0
+    steps: int = 1
+
+    def share(self, step: int) -> float:
+        """Of the weight that counts in a step, from 0."""
+        return max(0.0, 1 - step / self.steps)
 
 
 class ContrastCurve(NamedTuple):
@@ -49,37 +58,20 @@ class ContrastCurve(NamedTuple):
         """Whether it explains as much as it does where the same regions hold the same tissue."""
         return self.explained >= DOUBTFUL
 
+    @property
+    def worth(self) -> str:
+        """How much it explains, in words."""
+        return f"explains {self.explained:.0%} of what regions of the body differ by"
+
     def sentence(self, names: str) -> str:
         """How far it can be trusted, for the user."""
-        said = f"Contrast curve, {names}: explains {self.explained:.0%} of what regions of the body differ by"
+        said = f"Contrast curve, {names}: {self.worth}"
         if self.trusted:
             return said
         return (
             f"{said}. That is little: the same regions of these scans seem to hold different tissue. Give both domains "
             "more scans, or set loss.contrast.weight=0 (and loss.identity=0.5)."
         )
-
-
-def contrast_curves(config: Config, cohorts: Mapping[str, Cohort]) -> list[ContrastCurve]:
-    """Of A to B and of B to A, from the training scans; none where `loss.contrast` has no weight.
-
-    Raises:
-        ConfigError: scans of several channels.
-        ScanError: see :func:`contrast_curve`.
-    """
-    if not config.loss.contrast.weight:
-        return []
-    regions = []
-    for key in "ab":
-        scans, name = cohorts[key].training, cohorts[key].domain.name
-        if scans[0].channels > 1:
-            raise ConfigError(
-                f"loss.contrast: a curve of values is for scans of one channel, and those of domains.{key} ({name}) "
-                f"have {scans[0].channels}; set loss.contrast.weight=0"
-            )
-        chosen = np.unique(np.linspace(0, len(scans) - 1, SCANS).round()).astype(int)
-        regions.append(regional_values(scans[n].volume()[0] for n in chosen))
-    return [contrast_curve(*regions), contrast_curve(*regions[::-1])]
 
 
 def regional_values(volumes: Iterable[npt.NDArray[np.float32]]) -> Array:

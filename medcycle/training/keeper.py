@@ -271,8 +271,7 @@ class Keeper:
         names = {key: cohort.domain.name for key, cohort in self.cohorts.items()}
         for (source, target), curve in zip(DIRECTIONS, self.contrast_curves, strict=False):
             facts[f"Contrast curve, {names[source]} to {names[target]}"] = (
-                f"explains {curve.explained:.0%} of what regions of the body differ by; values from -1 to 1 become "
-                + ", ".join(f"{value:.2f}" for value in curve.values)
+                f"{curve.worth}; values from -1 to 1 become " + ", ".join(f"{value:.2f}" for value in curve.values)
             )
         if self.config.train.calibrate:
             curves = [

@@ -24,7 +24,6 @@ from medcycle.errors import CheckpointError, ConfigError, TrainingError
 from medcycle.io.files import refused_leaves_nothing, write_file
 from medcycle.training.checkpoint import checkpoints, read_checkpoint, restore_checkpoint
 from medcycle.training.cohorts import Cohort, Pairs, data_digest, prepare_domains, samplers
-from medcycle.training.contrast import contrast_curves
 from medcycle.training.graph import Stepper
 from medcycle.training.keeper import Keeper
 from medcycle.training.memory import choose, set_checkpointing, settings_that_fit
@@ -45,6 +44,7 @@ from medcycle.training.setup import (
     build_gan,
     check_batch,
     check_sample,
+    contrast_curves,
     learning_rate,
     loss_settings,
     side_threads,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,9 +14,12 @@ from medcycle.errors import ConfigError, TrainingError
 from medcycle.networks import build_discriminator, build_generator
 from medcycle.networks.layers import initialize
 from medcycle.networks.projections import Projections
-from medcycle.training.step import ContrastSettings, CycleGAN, LossSettings
+from medcycle.training.cohorts import Cohort, spread
+from medcycle.training.contrast import ContrastCurve, ContrastSettings, contrast_curve, regional_values
+from medcycle.training.step import CycleGAN, LossSettings
 from medcycle.training.structure import StructureSettings
 
+CONTRAST_SCANS = 64  # of each domain that a contrast curve is fitted to, spread over all
 SMALL_WORK = 2**20  # voxels times filters of a sample
 MakeNetwork = Callable[..., nn.Module]
 
@@ -120,6 +123,27 @@ def loss_settings(config: Config, total: int) -> LossSettings:
     paired = config.pairs.weight if config.pairs and config.pairs.path is not None else 0.0
     contrast = ContrastSettings(config.loss.contrast.weight, config.loss.contrast.steps or total)
     return LossSettings(**settings | {"structure": structure, "contrast": contrast, "paired": paired})
+
+
+def contrast_curves(config: Config, cohorts: Mapping[str, Cohort]) -> list[ContrastCurve]:
+    """Of A to B and of B to A, from the training scans; none where `loss.contrast` has no weight.
+
+    Raises:
+        ConfigError: scans of several channels.
+        ScanError: see :func:`contrast_curve`.
+    """
+    if not config.loss.contrast.weight:
+        return []
+    regions = []
+    for key in "ab":
+        cohort = cohorts[key]
+        if cohort.channels > 1:
+            raise ConfigError(
+                f"loss.contrast: a curve of values is for scans of one channel, and those of domains.{key} "
+                f"({cohort.domain.name}) have {cohort.channels}; set loss.contrast.weight=0"
+            )
+        regions.append(regional_values(scan.volume()[0] for scan in spread(cohort.training, CONTRAST_SCANS)))
+    return [contrast_curve(*regions), contrast_curve(*regions[::-1])]
 
 
 def learning_rate(config: Config, epoch: int) -> float:

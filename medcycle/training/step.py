@@ -16,7 +16,7 @@ from medcycle.device import autocast
 from medcycle.errors import TrainingError
 from medcycle.networks import MaskedGenerator, follow_spectral_norms
 from medcycle.networks.calibrated import piecewise_linear
-from medcycle.training.contrast import KNOTS
+from medcycle.training.contrast import KNOTS, ContrastSettings
 from medcycle.training.losses import (
     Adversarial,
     discriminator_loss,
@@ -33,18 +33,6 @@ from medcycle.training.structure import StructureSettings, patch_nce_loss, struc
 PLACES = 256  # of an image, which PatchNCE compares (Park 2020, appendix C.1)
 
 Pair: TypeAlias = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class ContrastSettings:
-    """How much the first guess by a curve of values counts: its weight falls linearly to 0 within so many steps."""
-
-    weight: float = 0.0
-    steps: int = 1
-
-    def share(self, step: int) -> float:
-        """Of the weight that counts in a step, from 0."""
-        return max(0.0, 1 - step / self.steps)
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ KINDS = (
         "contrast inversion",
         _inversion,
         "Dark and bright have changed places, and a training seldom finds back: begin again with another train.seed, "
-        "loss.identity of at least 0.5 and, for MR and CT, prepare.invert=true.",
+        "loss.identity of at least 0.5 (without loss.contrast) and, for MR and CT, prepare.invert=true.",
     ),
     Kind(
         "displacement",

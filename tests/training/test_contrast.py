@@ -16,12 +16,13 @@ from rich.console import Console
 from medcycle.config import load_config
 from medcycle.errors import ConfigError, ScanError
 from medcycle.networks import build_discriminator, build_generator
-from medcycle.training import contrast, loop
+from medcycle.training import loop, setup
 from medcycle.training.cohorts import prepare_domains
-from medcycle.training.contrast import KNOTS, contrast_curve, contrast_curves, regional_values
+from medcycle.training.contrast import KNOTS, ContrastSettings, contrast_curve, regional_values
 from medcycle.training.graph import Stepper
 from medcycle.training.loop import train
-from medcycle.training.step import ContrastSettings, CycleGAN, LossSettings, before_step, training_step
+from medcycle.training.setup import contrast_curves
+from medcycle.training.step import CycleGAN, LossSettings, before_step, training_step
 
 Volume = npt.NDArray[np.float32]
 AT = np.linspace(-1, 1, KNOTS)
@@ -46,6 +47,14 @@ def head(seed: int, size: int = 48) -> Volume:
 def other_contrast(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Fluid dark, grey matter bright, white matter between: it rises and falls."""
     return np.interp(values, [-1, -0.7, 0.1, 0.7, 1], [-1, -0.9, 0.6, 0.0, 0.2])
+
+
+def networks() -> list[torch.nn.Module]:
+    torch.manual_seed(0)
+    sizes = {"in_channels": 1, "out_channels": 1, "ndim": 2, "filters": 4, "blocks": 1}
+    found = [build_generator("resnet", **sizes) for _ in "ab"]
+    found += [build_discriminator("patchgan", channels=1, ndim=2, filters=4, layers=1) for _ in "ab"]
+    return found
 
 
 def test_a_curve_that_rises_and_falls_is_found_in_other_patients() -> None:
@@ -148,10 +157,7 @@ def test_a_target_without_contrast_explains_nothing() -> None:
 
 
 def test_only_the_body_counts_where_that_is_asked() -> None:
-    torch.manual_seed(0)
-    sizes = {"in_channels": 1, "out_channels": 1, "ndim": 2, "filters": 4, "blocks": 1}
-    nets = [build_generator("resnet", **sizes) for _ in "ab"]
-    nets += [build_discriminator("patchgan", channels=1, ndim=2, filters=4, layers=1) for _ in "ab"]
+    nets = networks()
     image = torch.full((1, 1, 16, 16), -1.0)
     image[..., 4:12, 4:12] = 0.5
     with torch.no_grad():
@@ -169,10 +175,7 @@ def test_bodies_that_share_no_region_are_refused() -> None:
 
 
 def test_the_step_holds_what_is_made_to_the_curve_and_less_so_each_time() -> None:
-    torch.manual_seed(0)
-    sizes = {"in_channels": 1, "out_channels": 1, "ndim": 2, "filters": 4, "blocks": 1}
-    nets = [build_generator("resnet", **sizes) for _ in "ab"]
-    nets += [build_discriminator("patchgan", channels=1, ndim=2, filters=4, layers=1) for _ in "ab"]
+    nets = networks()
     gan = CycleGAN(*nets)
     for held, curve in zip(gan.contrast_curves, (other_contrast(AT), -AT), strict=True):
         held.copy_(torch.as_tensor(curve))
@@ -258,16 +261,13 @@ def test_a_run_starts_from_the_curves_and_its_card_shows_them(
 
 
 def test_without_a_weight_nothing_is_measured(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contrast, "regional_values", lambda volumes: pytest.fail("measured"))
+    monkeypatch.setattr(setup, "regional_values", lambda volumes: pytest.fail("measured"))
     assert contrast_curves(load_config(scans / "c.yaml", ["loss.contrast.weight=0"]), {}) == []
 
 
 def test_scans_of_several_channels_are_refused(scans: Path) -> None:
-    class Several:
-        channels = 2
-
     class Two:
-        training, domain = [Several()], load_config(scans / "c.yaml", []).domains.a
+        channels, domain = 2, load_config(scans / "c.yaml", []).domains.a
 
     with pytest.raises(ConfigError, match=r"one channel, and those of domains\.a \(t1\) have 2"):
         contrast_curves(load_config(scans / "c.yaml", []), {"a": Two(), "b": Two()})  # type: ignore[dict-item]
@@ -276,3 +276,8 @@ def test_scans_of_several_channels_are_refused(scans: Path) -> None:
 def test_it_needs_bodies(scans: Path) -> None:
     with pytest.raises(ConfigError, match=r"loss\.contrast needs the body"):
         load_config(scans / "c.yaml", ["prepare.foreground=false"])
+
+
+def test_it_needs_axes_in_one_order(scans: Path) -> None:
+    with pytest.raises(ConfigError, match=r"loss\.contrast needs prepare\.orientation"):
+        load_config(scans / "c.yaml", ["prepare.orientation=null"])

@@ -12,9 +12,10 @@ import torch
 
 import medcycle.training.memory as memory
 from medcycle.config import Config
+from medcycle.training.contrast import ContrastSettings
 from medcycle.training.memory import MemoryPlan, choose, plans, set_checkpointing, settings_that_fit, step_bytes
 from medcycle.training.setup import build_gan
-from medcycle.training.step import ContrastSettings, CycleGAN, LossSettings, generator_losses
+from medcycle.training.step import CycleGAN, LossSettings, generator_losses
 
 CPU = torch.device("cpu")
 
